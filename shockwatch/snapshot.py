@@ -1,0 +1,41 @@
+"""What the training thread hands to the analysis thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+"""Parameters and buffers by name, as in ``named_parameters`` and ``named_buffers``."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The parameters at one optimiser step, copied, and the clock of the run at that step.
+
+    Attributes:
+        step: optimiser steps taken when the copy was made.
+        state: private copies of parameters and floating-point buffers.
+        training_time: sum over steps of the effective learning rate ``lr / (1 - momentum)`` (theory.md 4).
+        time_per_step: effective learning rate of the last step; NaN where it is not the learning
+            rate that sets the clock (Adam-like optimisers).
+        learning_rate: the largest ``lr`` of the optimiser's parameter groups.
+        loss: the training loss of the step, NaN if it is not known.
+    """
+
+    step: int
+    state: State
+    training_time: float
+    time_per_step: float
+    learning_rate: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The scalars computed from one snapshot, by tag, and what has to be said about them."""
+
+    step: int
+    values: dict[str, float]
+    notes: tuple[str, ...] = ()
