@@ -1,0 +1,16 @@
+"""The run is broken or breaking: loss or parameters not finite, or the loss far above its start."""
+
+from shockwatch.alerts.rule import Rule
+from shockwatch.phase import PhaseState
+
+RULE = Rule(
+    name="divergence",
+    tag="phase/state",
+    threshold=float(PhaseState.DIVERGING),
+    release=float(PhaseState.DIVERGING),
+    severity="critical",
+    message=(
+        "Training diverges: the loss or the parameters are no longer finite, or the loss is far above its "
+        "start; go back to a checkpoint before step {step} and use a lower learning rate or clip gradients."
+    ),
+)

@@ -1,0 +1,16 @@
+"""Learning rate times curvature has passed the edge of stability (Cohen et al. 2021)."""
+
+from shockwatch.alerts.rule import Rule
+
+RULE = Rule(
+    name="edge of stability",
+    tag="shock/lr_lambda_max",
+    threshold=2.0,
+    release=1.6,
+    patience=3,
+    severity="warning",
+    message=(
+        "Learning rate times largest curvature is {value}, and at {threshold} steps begin to overshoot: lower "
+        "the learning rate or warm it up longer if the loss starts to oscillate or grow."
+    ),
+)
