@@ -10,7 +10,7 @@ RULE = Rule(
     patience=3,
     severity="warning",
     message=(
-        "Learning rate times largest curvature is {value}, and at {threshold} steps begin to overshoot: lower "
+        "Learning rate times largest curvature is {value}; from {threshold} on steps overshoot: lower "
         "the learning rate or warm it up longer if the loss starts to oscillate or grow."
     ),
 )
