@@ -1,1 +1,6 @@
-"""TODO"""
+"""Symmetry groups of a network, read off the graph of one training step, and the quotient by them."""
+
+from shockwatch.symmetry.infer import infer_symmetries, quotient_of
+from shockwatch.symmetry.quotient import Quotient
+
+__all__ = ["Quotient", "infer_symmetries", "quotient_of"]

@@ -1,0 +1,168 @@
+"""Read a traced step axis by axis (design.md, "Symmetry by inference")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import Node
+
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.context import Call, Context
+from shockwatch.symmetry.pieces import Piece, Place, lay_out
+from shockwatch.symmetry.records import Record
+from shockwatch.symmetry.rules import RULES
+from shockwatch.symmetry.values import Blocks, Symbol, Value, symbols, unknown
+from shockwatch.tracing import Trace
+
+# Every pass may find new cuts (packed projections inside packed projections); real models need one or two.
+_MOST_PASSES = 12
+
+
+# Operators that read the shape of their argument, never its entries.
+_SHAPE_ONLY = frozenset(
+    ["new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"]
+)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a step says about the axes of its parameters.
+
+    Attributes:
+        records: the laws, in the order of the graph.
+        pieces: the parts of parameters and of running statistics that a group may act on.
+        fixed: symbols that keep their values (frozen parameters, buffers).
+        blocked: operators without a rule, and how often each was met on a parameter's path.
+    """
+
+    records: tuple[Record, ...]
+    pieces: tuple[Piece, ...]
+    fixed: frozenset[int]
+    blocked: dict[str, int]
+
+    def classes(self) -> list[Atom]:
+        """The axes that are free of outside meaning and stand on a piece, each once."""
+        found: dict[Atom, None] = {}
+        for piece in self.pieces:
+            for atom in piece.atoms:
+                if not atom.root().pinned:
+                    found.setdefault(atom.root())
+        return list(found)
+
+
+def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> Analysis:
+    """Interpret the graph on axes; packed tensors are cut and the graph is read again until nothing new shows.
+
+    Args:
+        shapes: sizes of every tensor of the model by name.
+    """
+    places = {name: tuple(Place(size) for size in sizes) for name, sizes in shapes.items()}
+    for _ in range(_MOST_PASSES):
+        context, pieces = _read(trace, places)
+        if not context.cuts_found:
+            break
+        if not any([_apply_cuts(place) for dims in places.values() for place in dims]):
+            break
+    fixed = frozenset(
+        piece.symbol.id for piece in pieces if not piece.trainable and piece.symbol.id not in context.statistics
+    )
+    acting = tuple(piece for piece in pieces if piece.symbol.id not in fixed)
+    return Analysis(tuple(context.records), acting, fixed, dict(context.blocked))
+
+
+def _apply_cuts(place: Place) -> bool:
+    below = place.parts or place.segments or ()
+    changed = [_apply_cuts(part) for part in below]
+    fresh = place.segments is None
+    place.cut()
+    return any(changed) or (fresh and place.segments is not None)
+
+
+def _read(trace: Trace, places: dict[str, tuple[Place, ...]]) -> tuple[Context, list[Piece]]:
+    context = Context()
+    pieces: list[Piece] = []
+    inputs: list[Value] = []
+    for name in (*trace.trainable, *trace.fixed):
+        value, parts = lay_out(name, name in trace.trainable, places[name])
+        pieces += parts
+        inputs.append(value)
+    environment: dict[Node, Any] = {}
+    # Tensors that depend on no parameter carry no group: masks, positions, indices, targets.
+    moving = {piece.symbol.id for piece in pieces}
+    placeholders = iter(inputs)
+    for node in trace.graph.graph.nodes:
+        if node.op == "placeholder":
+            environment[node] = next(placeholders, None) or unknown(_shape(node))
+        elif node.op == "get_attr":
+            environment[node] = _constant(trace, node)
+        elif node.op == "call_function":
+            environment[node] = _call(context, node, environment, moving)
+    return context, pieces
+
+
+def _constant(trace: Trace, node: Node) -> Symbol:
+    tensor: Any = trace.graph
+    for part in str(node.target).split("."):
+        tensor = getattr(tensor, part)
+    number = float(tensor) if isinstance(tensor, Tensor) and tensor.numel() == 1 and _real(tensor) else None
+    return unknown(tuple(tensor.shape), number)
+
+
+def _real(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.device.type != "meta"
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _call(context: Context, node: Node, environment: dict[Node, Any], moving: set[int]) -> Any:
+    if getattr(node.target, "__name__", "") == "getitem":
+        return environment[node.args[0]][node.args[1]]  # type: ignore[index]
+    args = pytree.tree_map(lambda a: environment[a] if isinstance(a, Node) else a, node.args)
+    kwargs = pytree.tree_map(lambda a: environment[a] if isinstance(a, Node) else a, node.kwargs)
+    leaves = pytree.tree_leaves((args, kwargs))
+    values = [leaf for leaf in leaves if isinstance(leaf, (Symbol, Blocks))]
+    name = _name(node)
+    inplace = name.endswith("_") and not name.endswith("__")
+    call = Call(name.removesuffix("_") if inplace else name, tuple(args), dict(kwargs), _shape(node))
+    follows = any(symbol.id in moving for value in values for symbol in symbols(value))
+    if follows and call.name not in _SHAPE_ONLY:
+        rule = RULES.get(call.name)
+        result = rule(context, call) if rule is not None else context.opaque(call, values)
+        moving |= {s.id for v in pytree.tree_leaves(result) if not isinstance(v, int) for s in symbols(v)}
+    else:
+        result = _data(node, call)
+    if inplace and isinstance(node.args[0], Node):
+        environment[node.args[0]] = result
+    return result
+
+
+def _name(node: Node) -> str:
+    target = node.target
+    schema = getattr(target, "_schema", None)
+    return str(schema.name).split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
+
+
+def _data(node: Node, call: Call) -> Any:
+    value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        return tuple(
+            unknown(tuple(v.shape)) if isinstance(v, Tensor) else v for v in value
+        )
+    constant = None
+    if call.name in ("full", "scalar_tensor") and isinstance(call.args[-1], (int, float)):
+        constant = float(call.args[-1])
+    elif call.name in ("zeros", "zeros_like", "new_zeros"):
+        constant = 0.0
+    elif call.args and isinstance(call.args[0], Symbol) and call.name in ("expand", "_to_copy", "clone", "view"):
+        constant = call.args[0].constant
+    return unknown(call.shape, constant)
+
+

@@ -1,0 +1,119 @@
+"""What every symmetry group can do."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.pieces import Piece
+
+
+@dataclass(eq=False)
+class SymmetryGroup(ABC):
+    """A group of transformations of parameters (and running statistics) that leave the network's function alone.
+
+    Attributes:
+        kind: the field's name of the group.
+        name: which parameters it ties, fit for a TensorBoard tag.
+        pieces: the parts of tensors it moves.
+        dim: number of continuous directions.
+        evidence: why the graph allows it.
+        approximate: an eps in a norm keeps the invariance from being exact.
+        residual: measured relative change of the loss under a random element, float64; NaN before it is measured.
+    """
+
+    kind: ClassVar[str]
+
+    name: str
+    pieces: tuple[Piece, ...]
+    evidence: str
+    approximate: bool = False
+    residual: float = field(default=math.nan, kw_only=True)
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number of continuous directions; 0 for a finite group."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the tensors it moves."""
+        return tuple(dict.fromkeys(piece.name for piece in self.pieces))
+
+    @abstractmethod
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        """Apply a random element in place; ``scale`` is the standard deviation of its logarithm."""
+
+    def canonicalize_(self, state: State) -> float:
+        """Move to the canonical point of this group's orbit in place; returns the size of the move (log units)."""
+        return 0.0
+
+    def fix_frame_(self, state: State) -> None:
+        """Choose one point of the compact orbit that the canonical form leaves, by a fixed random frame."""
+
+    def align_(self, state: State, reference: State) -> None:
+        """Move along the compact orbit, in place, to the point nearest to ``reference``."""
+
+    def imbalance(self, state: State) -> float:
+        """Distance from the canonical slice (log units, root mean square); NaN where there is no slice."""
+        return math.nan
+
+    def invariants(self, state: State) -> dict[str, float]:
+        """Gauge-invariant numbers of this block by name; none by default."""
+        return {}
+
+
+class ContinuousGroup(SymmetryGroup):
+    """A group with generators: what the horizontal projection needs (theory.md 3)."""
+
+    @abstractmethod
+    def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
+        """Add the vertical vector with these Lie-algebra ``coefficients`` at ``state`` to ``tangent``."""
+
+    @abstractmethod
+    def adjoint(self, state: State, tangent: State) -> Tensor:
+        """Inner products of ``tangent`` with the generators at ``state``."""
+
+    @abstractmethod
+    def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        """Apply the (pseudo-)inverse of this group's own Gram matrix of generators."""
+
+
+def units_last(piece: Piece, view: Tensor, axes: Sequence[Atom]) -> Tensor:
+    """``view`` with its other dimensions first and ``axes`` last, in their order."""
+    unit = [piece.positions(axis)[0] for axis in axes]
+    rest = [d for d in range(view.dim()) if d not in unit]
+    return view.permute(*rest, *unit)
+
+
+def as_matrices(piece: Piece, view: Tensor, batch: Sequence[Atom], row: Atom) -> Tensor:
+    """``view`` as matrices ``(batch, row, rest)``; a copy where strides demand it."""
+    lead = [piece.positions(axis)[0] for axis in batch]
+    rows = piece.positions(row)[0]
+    rest = [d for d in range(view.dim()) if d not in (*lead, rows)]
+    moved = view.permute(*lead, rows, *rest)
+    count = math.prod(axis.size for axis in batch)
+    return moved.reshape(count, row.size, -1)
+
+
+def write_matrices(piece: Piece, view: Tensor, batch: Sequence[Atom], row: Atom, matrices: Tensor) -> None:
+    """Write matrices from :func:`as_matrices` back into ``view``."""
+    lead = [piece.positions(axis)[0] for axis in batch]
+    rows = piece.positions(row)[0]
+    rest = [d for d in range(view.dim()) if d not in (*lead, rows)]
+    moved = view.permute(*lead, rows, *rest)
+    moved.copy_(matrices.reshape(moved.shape))
+
+
+def frame(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A fixed random tensor: the same for every call with one shape."""
+    generator = torch.Generator().manual_seed(20260618)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device)

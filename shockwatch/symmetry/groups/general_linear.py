@@ -1,0 +1,227 @@
+"""GL(d) on an axis that only linear maps touch: query with key, value with output, linear with linear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.charges import ChargeSystem, Scope
+from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, as_matrices, frame, write_matrices
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+
+# Below this ratio of eigenvalues of a Gram matrix (in float64) a block counts as rank-deficient.
+_RANK_TOLERANCE = 1e-13
+
+
+@dataclass(eq=False)
+class GeneralLinear(ContinuousGroup):
+    """``P -> A P`` on the pieces of charge +1, ``N -> A^-T N`` on those of charge -1, one ``A`` for each index of ``batch``.
+
+    Pieces are stacked as matrices ``(batch, d, rest)``; biases are extra columns. Canonical form: ``P P^T = N N^T``
+    (Kempf & Ness 1979), reached by ``A^T A = G_P^(-1/2) (G_P^(1/2) G_N G_P^(1/2))^(1/2) G_P^(-1/2)`` (theory.md 2).
+    A rank-deficient block has no such point and stays where it is.
+
+    Attributes:
+        charges: +1 or -1 for each piece.
+        axis: the axis of length ``d``.
+        batch: axes (heads) along which ``A`` differs.
+    """
+
+    kind: ClassVar[str] = "general linear"
+
+    charges: tuple[float, ...] = ()
+    axis: Atom | None = None
+    batch: tuple[Atom, ...] = ()
+
+    @property
+    def _row(self) -> Atom:
+        assert self.axis is not None
+        return self.axis
+
+    @property
+    def blocks(self) -> int:
+        """Number of independent blocks (heads)."""
+        return math.prod(atom.size for atom in self.batch)
+
+    @property
+    def dim(self) -> int:
+        return self.blocks * self._row.size**2
+
+    def _members(self, sign: float) -> Iterator[Piece]:
+        return (p for p, q in zip(self.pieces, self.charges, strict=True) if q == sign and p.trainable)
+
+    def _stack(self, state: State, sign: float) -> Tensor:
+        """The pieces of one charge side by side, ``(blocks, d, columns)``."""
+        parts = [as_matrices(p, p.view(state), self.batch, self._row) for p in self._members(sign)]
+        return torch.cat(parts, -1)
+
+    def _act_(self, state: State, matrix: Tensor, inverse_transpose: Tensor) -> None:
+        for piece, charge in zip(self.pieces, self.charges, strict=True):
+            view = piece.view(state)
+            matrices = as_matrices(piece, view, self.batch, self._row)
+            factor = (matrix if charge > 0 else inverse_transpose).to(view.dtype)
+            write_matrices(piece, view, self.batch, self._row, factor @ matrices)
+
+    def _gram(self, state: State, sign: float) -> Tensor:
+        stack = self._stack(state, sign).double()
+        return stack @ stack.mT
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        d, count = self._row.size, self.blocks
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+
+        left, right = (torch.linalg.qr(draw(count, d, d)).Q for _ in range(2))
+        sizes = torch.exp(scale * draw(count, d, 1))
+        device = self.pieces[0].view(state).device
+        matrix = (left @ (sizes * right)).to(device)
+        inverse = (left @ (right / sizes)).to(device)
+        self._act_(state, matrix, inverse)
+
+    def _balance(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """The balancing matrix, its inverse transpose (both symmetric positive) and the logarithms of its eigenvalues."""
+        p, n = self._gram(state, 1.0), self._gram(state, -1.0)
+        healthy = (_conditioned(p) & _conditioned(n))[:, None, None]
+        eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
+        p, n = torch.where(healthy, p, eye), torch.where(healthy, n, eye)
+        root, inverse_root = _powers(p, 0.5), _powers(p, -0.5)
+        square = inverse_root @ _powers(root @ n @ root, 0.5) @ inverse_root
+        values, vectors = torch.linalg.eigh((square + square.mT) / 2)
+        logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
+        matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.mT
+        inverse = (vectors * torch.exp(-logs)[:, None, :]) @ vectors.mT
+        return matrix, inverse, logs
+
+    def canonicalize_(self, state: State) -> float:
+        moved = 0.0
+        # A second pass removes what an ill-conditioned first one leaves.
+        for _ in range(3):
+            matrix, inverse, logs = self._balance(state)
+            self._act_(state, matrix, inverse)
+            move = float(logs.abs().max())
+            moved = max(moved, move)
+            if move < 1e-12:
+                break
+        return moved
+
+    def imbalance(self, state: State) -> float:
+        return float(self._balance(state)[2].square().mean().sqrt())
+
+    def fix_frame_(self, state: State) -> None:
+        stack = self._stack(state, 1.0).double()
+        overlap = frame((stack.shape[-1], self._row.size), stack).mT @ stack.mT
+        self._rotate_(state, overlap)
+
+    def align_(self, state: State, reference: State) -> None:
+        overlap = sum(
+            (
+                self._stack(reference, sign).double() @ self._stack(state, sign).double().mT
+                for sign in (1.0, -1.0)
+            ),
+            torch.zeros((), dtype=torch.float64),
+        )
+        self._rotate_(state, overlap)
+
+    def _rotate_(self, state: State, overlap: Tensor) -> None:
+        """Orthogonal Procrustes: the rotation that maximises ``tr(O overlap^T)``."""
+        left, _, right = torch.linalg.svd(overlap)
+        rotation = left @ right
+        self._act_(state, rotation, rotation)
+
+    def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
+        for piece, charge in zip(self.pieces, self.charges, strict=True):
+            if not piece.trainable:
+                continue
+            matrices = as_matrices(piece, piece.view(state), self.batch, self._row)
+            step = coefficients @ matrices if charge > 0 else -(coefficients.mT @ matrices)
+            target = piece.view(tangent)
+            old = as_matrices(piece, target, self.batch, self._row)
+            write_matrices(piece, target, self.batch, self._row, old + step)
+
+    def adjoint(self, state: State, tangent: State) -> Tensor:
+        growing = self._stack(tangent, 1.0) @ self._stack(state, 1.0).mT
+        return growing - self._stack(state, -1.0) @ self._stack(tangent, -1.0).mT
+
+    def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        """The Sylvester equation ``G_N X + X G_P = R`` in the eigenbases of both Gram matrices."""
+        p_values, p_vectors = torch.linalg.eigh(self._gram(state, 1.0))
+        n_values, n_vectors = torch.linalg.eigh(self._gram(state, -1.0))
+        rotated = n_vectors.mT @ coefficients.double() @ p_vectors
+        weights = n_values[:, :, None] + p_values[:, None, :]
+        floor = _RANK_TOLERANCE * weights.amax((-2, -1), keepdim=True)
+        solved = torch.where(weights > floor, rotated / weights, torch.zeros_like(rotated))
+        return (n_vectors @ solved @ p_vectors.mT).to(coefficients.dtype)
+
+    def head_similarity(self, state: State, reference: State) -> Tensor:
+        """Largest inner product of any two blocks under a rotation, ``(blocks of reference, blocks of state)``."""
+        ours = torch.cat([self._stack(state, sign).double() for sign in (1.0, -1.0)], -1)
+        theirs = torch.cat([self._stack(reference, sign).double() for sign in (1.0, -1.0)], -1)
+        overlap = torch.einsum("hdm,kem->hkde", theirs, ours)
+        return torch.linalg.svdvals(overlap).sum(-1)
+
+    def singular_values(self, state: State) -> Tensor:
+        """Singular values of the invariant product ``P^T N``, ``(blocks, d)``, largest last."""
+        root = _powers(self._gram(state, 1.0), 0.5)
+        square = root @ self._gram(state, -1.0) @ root
+        return torch.linalg.eigvalsh((square + square.mT) / 2).clamp_min(0).sqrt()
+
+    def invariants(self, state: State) -> dict[str, float]:
+        """Spectral norm, stable rank and effective rank of the product; the extreme head where there are many."""
+        values = self.singular_values(state)
+        largest = values[:, -1]
+        squares = values.square()
+        tiny = torch.finfo(torch.float64).tiny
+        stable = squares.sum(-1) / largest.square().clamp_min(tiny)
+        shares = values / values.sum(-1, keepdim=True).clamp_min(tiny)
+        effective = torch.exp(-(shares * torch.log(shares.clamp_min(tiny))).sum(-1))
+        return {
+            "spectral_norm": float(largest.max()),
+            "stable_rank": float(stable.min()),
+            "effective_rank": float(effective.min()),
+        }
+
+
+def _powers(matrix: Tensor, power: float) -> Tensor:
+    """A power of a symmetric positive matrix; negative powers leave the null space at zero."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    floor = _RANK_TOLERANCE * values[..., -1:].clamp_min(0) * (power < 0)
+    safe = values.clamp_min(torch.finfo(torch.float64).tiny)
+    powered = torch.where(values > floor, safe**power, torch.zeros_like(values))
+    return (vectors * powered[..., None, :]) @ vectors.mT
+
+
+def _conditioned(gram: Tensor) -> Tensor:
+    """Which of a batch of Gram matrices have full rank and finite entries."""
+    finite = torch.isfinite(gram).all(-1).all(-1)
+    safe = torch.where(finite[:, None, None], gram, torch.zeros_like(gram))
+    values = torch.linalg.eigvalsh(safe)
+    return finite & (values[:, 0] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every axis between two stacks of weights that only linear maps touch."""
+    groups: list[SymmetryGroup] = []
+    for axis in system.analysis.classes():
+        for solution in system.basis(axis, Scope.LINEAR):
+            members = [(p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution]
+            first = members[0][1]
+            members = [(p, q / first) for p, q in members]
+            if {q for _, q in members} != {1.0, -1.0} or not all(p.trainable for p, _ in members):
+                continue
+            batch = tuple(atom for atom in system.shared_axes(solution) if atom is not axis)
+            sides = [p for p, q in members if q > 0], [p for p, q in members if q < 0]
+            evidence = f"axis of {axis.size} between linear maps only"
+            pieces, charges = tuple(p for p, _ in members), tuple(q for _, q in members)
+            groups.append(
+                GeneralLinear(block_name(*sides), pieces, evidence, charges=charges, axis=axis, batch=batch)
+            )
+    return groups

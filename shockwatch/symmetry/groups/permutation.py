@@ -1,0 +1,85 @@
+"""S_n: units, channels, heads and experts in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.charges import ChargeSystem
+from shockwatch.symmetry.groups.base import SymmetryGroup
+from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+
+
+@dataclass(eq=False)
+class Permutation(SymmetryGroup):
+    """Reorder ``axis`` on every piece that carries it, one order for each index of ``batch``."""
+
+    kind: ClassVar[str] = "permutation"
+
+    axis: Atom | None = None
+    batch: tuple[Atom, ...] = ()
+
+    @property
+    def units(self) -> Atom:
+        """The axis that is reordered."""
+        assert self.axis is not None
+        return self.axis
+
+    @property
+    def dim(self) -> int:
+        return 0
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        keys = torch.rand(
+            *(atom.size for atom in self.batch), self.units.size, generator=generator, device=generator.device
+        )
+        self.permute_(state, keys.argsort(-1))
+
+    def permute_(self, state: State, order: Tensor) -> None:
+        """``unit k <- unit order[..., k]`` in place; ``order`` has shape ``(*batch, n)``."""
+        for piece in self.pieces:
+            view = piece.view(state)
+            for position in piece.positions(self.units):
+                self._gather_(piece, view, position, order)
+
+    def _gather_(self, piece: Piece, view: Tensor, position: int, order: Tensor) -> None:
+        if not self.batch:
+            view.copy_(view.index_select(position, order.to(view.device)))
+            return
+        lead = [piece.positions(axis)[0] for axis in self.batch]
+        rest = [d for d in range(view.dim()) if d not in (*lead, position)]
+        moved = view.permute(*lead, position, *rest)
+        index = order.to(view.device).reshape(*order.shape, *(1,) * len(rest)).expand(moved.shape)
+        moved.copy_(moved.gather(len(lead), index))
+
+    def unit_vectors(self, piece: Piece, state: State, position: int) -> Tensor:
+        """The piece as ``(*batch, n, rest)``: one row for each unit."""
+        view = piece.view(state)
+        lead: Sequence[int] = [piece.positions(axis)[0] for axis in self.batch]
+        rest = [d for d in range(view.dim()) if d not in (*lead, position)]
+        moved = view.permute(*lead, position, *rest)
+        return moved.reshape(math.prod(a.size for a in self.batch), self.units.size, -1)
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every axis whose indices mean nothing outside; a general linear group contains its own permutations."""
+    linear = {group.axis for group in found if isinstance(group, GeneralLinear)}
+    groups: list[SymmetryGroup] = []
+    for axis in system.analysis.classes():
+        pieces = tuple(p for p in system.analysis.pieces if p.positions(axis))
+        if axis in linear or system.touches_fixed(axis) or not any(p.trainable for p in pieces):
+            continue
+        batch = tuple(atom for atom in system.axes_beside(axis) if all(len(p.positions(atom)) == 1 for p in pieces))
+        name = block_name([p for p in pieces if p.trainable])
+        evidence = f"{axis.size} interchangeable indices"
+        groups.append(Permutation(name, pieces, evidence, axis=axis, batch=batch))
+    return groups

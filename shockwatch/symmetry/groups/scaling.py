@@ -1,0 +1,219 @@
+"""Scalings of single units: positive (ReLU), real (gated products), and of weights read through a norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.charges import ChargeSystem, Scope
+from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame, units_last
+from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+
+_NEWTON_STEPS = 60
+
+
+@dataclass(eq=False)
+class ScalingGroup(ContinuousGroup):
+    """``piece -> s^charge piece`` with one factor ``s`` for each unit (theory.md 1).
+
+    Canonical form: the minimum of ``sum_k n_k s^(2 charge_k)`` with ``n_k`` the squared norm of piece ``k`` at the
+    unit; for charges of one magnitude ``s = (|out| / |in|)^(1/2)``. Where all charges have one sign there is no
+    minimum and the slice is unit norm.
+
+    Attributes:
+        charges: exponent of each piece.
+        units: the axes whose indices scale independently.
+    """
+
+    kind: ClassVar[str] = "positive scaling"
+    with_sign: ClassVar[bool] = False
+
+    charges: tuple[float, ...] = ()
+    units: tuple[Atom, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        return math.prod(atom.size for atom in self.units)
+
+    def _members(self) -> Iterator[tuple[Piece, float]]:
+        return ((p, q) for p, q in zip(self.pieces, self.charges, strict=True) if p.trainable)
+
+    def _per_unit(self, piece: Piece, tensor: Tensor) -> Tensor:
+        moved = units_last(piece, tensor, self.units)
+        return moved.sum(tuple(range(moved.dim() - len(self.units)))) if moved.dim() > len(self.units) else moved
+
+    def _norms(self, state: State) -> list[tuple[float, Tensor]]:
+        return [
+            (charge, self._per_unit(piece, piece.view(state).double().square()))
+            for piece, charge in self._members()
+        ]
+
+    def _scale_(self, state: State, logarithm: Tensor, sign: Tensor | None = None) -> None:
+        for piece, charge in zip(self.pieces, self.charges, strict=True):
+            if piece.name not in state:
+                continue
+            view = piece.view(state)
+            factor = torch.exp(charge * logarithm)
+            if sign is not None and round(charge) % 2:
+                factor = factor * sign
+            units_last(piece, view, self.units).mul_(factor.to(view.dtype))
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        shape = [atom.size for atom in self.units]
+        device = self.pieces[0].view(state).device
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        largest = max(abs(charge) for charge in self.charges)
+        sign = None
+        if self.with_sign:
+            coin = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+            sign = torch.where(coin < 0.5, -1.0, 1.0).to(device)
+        self._scale_(state, scale / largest * draw.to(device), sign)
+
+    def _balance(self, state: State) -> Tensor:
+        norms = self._norms(state)
+        growing = sum((n for q, n in norms if q > 0), torch.zeros((), dtype=torch.float64))
+        falling = sum((n for q, n in norms if q < 0), torch.zeros((), dtype=torch.float64))
+        magnitudes = {abs(q) for q, _ in norms}
+        one_sided = not any(q > 0 for q, _ in norms) or not any(q < 0 for q, _ in norms)
+        if len(magnitudes) == 1:
+            q = magnitudes.pop()
+            logarithm = -torch.log(growing + falling) / 2 if one_sided else torch.log(falling / growing) / 4
+            logarithm = logarithm / (math.copysign(q, norms[0][0]) if one_sided else q)
+        else:
+            logarithm = self._newton(norms, one_sided)
+        # A dead unit has no minimum-norm point on its orbit: it stays where it is.
+        return torch.where(torch.isfinite(logarithm), logarithm, torch.zeros_like(logarithm))
+
+    def _newton(self, norms: list[tuple[float, Tensor]], one_sided: bool) -> Tensor:
+        """Root of ``sum q n e^(2 q t)`` (of ``sum n e^(2 q t) - 1`` if one-sided), convex in ``t``."""
+        t = torch.zeros_like(norms[0][1])
+        for _ in range(_NEWTON_STEPS):
+            terms = [(q, n * torch.exp(2 * q * t)) for q, n in norms]
+            if one_sided:
+                total = sum((n for _, n in terms), torch.zeros_like(t))
+                slope = sum((2 * q * n for q, n in terms), torch.zeros_like(t))
+                step = total * torch.log(total) / slope
+            else:
+                gradient = sum((q * n for q, n in terms), torch.zeros_like(t))
+                curvature = sum((2 * q * q * n for q, n in terms), torch.zeros_like(t))
+                step = (gradient / curvature).clamp(-1.0, 1.0)
+            t = t - step
+            if not torch.isfinite(step).any() or step[torch.isfinite(step)].abs().max() < 1e-15:
+                break
+        return t
+
+    def canonicalize_(self, state: State) -> float:
+        logarithm = self._balance(state)
+        self._scale_(state, logarithm)
+        return float(logarithm.abs().max()) if logarithm.numel() else 0.0
+
+    def imbalance(self, state: State) -> float:
+        return float(self._balance(state).square().mean().sqrt())
+
+    def _flip_(self, state: State, overlap: Tensor) -> None:
+        sign = torch.where(overlap < 0, -1.0, 1.0)
+        self._scale_(state, torch.zeros_like(overlap), sign)
+
+    def fix_frame_(self, state: State) -> None:
+        if self.with_sign:
+            piece = next(p for p, q in self._members() if round(q) % 2)
+            view = piece.view(state).double()
+            self._flip_(state, self._per_unit(piece, view * frame(view.shape, view)))
+
+    def align_(self, state: State, reference: State) -> None:
+        if self.with_sign:
+            overlaps = [
+                self._per_unit(p, p.view(state).double() * p.view(reference).double())
+                for p, q in self._members()
+                if round(q) % 2
+            ]
+            self._flip_(state, torch.stack(overlaps).sum(0))
+
+    def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
+        for piece, charge in self._members():
+            step = units_last(piece, piece.view(state), self.units) * (charge * coefficients)
+            units_last(piece, piece.view(tangent), self.units).add_(step)
+
+    def adjoint(self, state: State, tangent: State) -> Tensor:
+        parts = [
+            charge * self._per_unit(piece, piece.view(state) * piece.view(tangent))
+            for piece, charge in self._members()
+        ]
+        return torch.stack(parts).sum(0)
+
+    def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        gram = sum((q * q * n for q, n in self._norms(state)), torch.zeros((), dtype=torch.float64))
+        inverse = torch.where(gram > 0, 1.0 / gram, torch.zeros_like(gram))
+        return coefficients * inverse.to(coefficients.dtype)
+
+
+@dataclass(eq=False)
+class PositiveScaling(ScalingGroup):
+    """R_+ for each unit between linear maps through a positively homogeneous path."""
+
+
+@dataclass(eq=False)
+class RealScaling(ScalingGroup):
+    """R* for each unit that enters only linearly: up-projections of gated units, norm gains against columns."""
+
+    kind: ClassVar[str] = "real scaling"
+    with_sign: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
+class ScaleInvariance(ScalingGroup):
+    """R_+ for each group of weights that is read only through a norm; its slice is unit norm."""
+
+    kind: ClassVar[str] = "scale invariance"
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every scaling group of the step that no general linear group contains."""
+    groups: list[SymmetryGroup] = []
+    seen: set[tuple[frozenset[tuple[str, float]], frozenset[int]]] = set()
+    for axis in system.analysis.classes():
+        for solution in system.basis(axis, Scope.POSITIVE):
+            members = [(p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution]
+            first = members[0][1]
+            members = [(p, math.copysign(1.0, first) * q) for p, q in members]
+            units = tuple(system.shared_axes(solution))
+            key = (frozenset((p.label, q) for p, q in members), frozenset(id(a) for a in units))
+            if key in seen or _inside_linear(members, units, found):
+                continue
+            seen.add(key)
+            pieces, charges = tuple(p for p, _ in members), tuple(q for _, q in members)
+            moved = {q > 0 for p, q in members if p.trainable}
+            if len(moved) == 1:
+                cls: type[ScalingGroup] = ScaleInvariance
+            elif system.allows(axis, Scope.REAL, solution):
+                cls = RealScaling
+            else:
+                cls = PositiveScaling
+            sides = [p for p, q in members if q > 0 and p.trainable], [p for p, q in members if q < 0 and p.trainable]
+            evidence = f"{axis.size} units through {system.path(axis, solution)}"
+            approximate = system.approximate(axis, solution)
+            groups.append(
+                cls(block_name(*sides), pieces, evidence, approximate, charges=charges, units=units)
+            )
+    return groups
+
+
+def _inside_linear(
+    members: Sequence[tuple[Piece, float]], units: Sequence[Atom], found: Sequence[SymmetryGroup]
+) -> bool:
+    """Whether a general linear group already moves these pieces along these units."""
+    for group in found:
+        if isinstance(group, GeneralLinear) and group.axis in units:
+            theirs = {p.symbol.id: q for p, q in zip(group.pieces, group.charges, strict=True)}
+            if {p.symbol.id for p, _ in members} == set(theirs):
+                return len({q / theirs[p.symbol.id] for p, q in members}) == 1
+    return False

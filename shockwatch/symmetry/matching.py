@@ -1,0 +1,99 @@
+"""Match the units of two networks: linear assignment, axis after axis (Ainsworth et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.groups import GeneralLinear, Permutation, SymmetryGroup
+
+_MOST_ROUNDS = 20
+
+
+def match_units_(
+    groups: Sequence[SymmetryGroup],
+    state: State,
+    reference: State,
+    align_: Callable[[State, State], None],
+    distance: Callable[[State, State], float],
+) -> None:
+    """Reorder the units of ``state`` in place to lie as near to ``reference`` as coordinate descent brings them.
+
+    Two starts are tried, the order as it is and one from norms alone (which no other group changes), and the
+    nearer result is kept.
+
+    Args:
+        align_: moves ``state`` along the remaining compact orbits.
+        distance: Euclidean distance of two aligned states.
+    """
+    permutations = [g for g in groups if isinstance(g, Permutation)]
+    if not permutations:
+        align_(state, reference)
+        return
+    linear = [g for g in groups if isinstance(g, GeneralLinear)]
+    starts = []
+    for by_norm in (False, True):
+        trial = {name: tensor.clone() for name, tensor in state.items()}
+        if by_norm:
+            for group in permutations:
+                _reorder_(group, trial, _norm_similarity(group, trial, reference))
+        align_(trial, reference)
+        best = distance(trial, reference)
+        for _ in range(_MOST_ROUNDS):
+            for group in permutations:
+                _reorder_(group, trial, _similarity(group, linear, trial, reference))
+                align_(trial, reference)
+            now = distance(trial, reference)
+            if now >= best * (1 - 1e-9):
+                break
+            best = now
+        starts.append((distance(trial, reference), trial))
+    nearest = min(starts, key=lambda pair: pair[0])[1]
+    for name, tensor in state.items():
+        tensor.copy_(nearest[name])
+
+
+def _reorder_(group: Permutation, state: State, similarity: Tensor) -> None:
+    orders = [linear_sum_assignment(block.cpu().numpy(), maximize=True)[1] for block in similarity]
+    shape = (*(atom.size for atom in group.batch), group.units.size)
+    group.permute_(state, torch.as_tensor(orders).reshape(shape))
+
+
+def _similarity(
+    group: Permutation, linear: Sequence[GeneralLinear], state: State, reference: State
+) -> Tensor:
+    """Inner products of units, ``(batch, n, n)``: row of the reference, column of the state."""
+    total: Tensor | None = None
+    turned: set[str] = set()
+    for block in linear:
+        # Heads rotate freely inside: compare them by the best rotation (nuclear norm).
+        if block.batch == (group.units,) and not group.batch:
+            turned |= {piece.label for piece in block.pieces}
+            part = block.head_similarity(state, reference)[None]
+            total = part if total is None else total + part
+    for piece in group.pieces:
+        if piece.label in turned or not piece.trainable:
+            continue
+        for position in piece.positions(group.units):
+            ours = group.unit_vectors(piece, state, position).double()
+            theirs = group.unit_vectors(piece, reference, position).double()
+            part = theirs @ ours.mT
+            total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _norm_similarity(group: Permutation, state: State, reference: State) -> Tensor:
+    columns = []
+    for piece in group.pieces:
+        if piece.trainable:
+            for position in piece.positions(group.units):
+                columns.append(
+                    [group.unit_vectors(piece, s, position).double().norm(dim=-1) for s in (state, reference)]
+                )
+    ours, theirs = (torch.stack(parts, -1) for parts in zip(*columns, strict=True))
+    return -torch.cdist(theirs, ours)

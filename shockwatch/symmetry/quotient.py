@@ -1,0 +1,226 @@
+"""The parameters modulo their symmetries: canonical form, horizontal space, distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.matching import match_units_
+from shockwatch.symmetry.projection import remove_vertical
+from shockwatch.tracing import StepLoss, trace_step
+from shockwatch.tracing.trace import LossFunction
+
+_MOST_SWEEPS = 1000
+_EXACT = 1e-9
+
+
+class Quotient:
+    """The quotient of parameter space by the groups found in one training step.
+
+    States are dictionaries of tensors by name, as in ``model.named_parameters()`` and ``named_buffers()`` (or
+    ``state_dict()``); they are never changed in place. Tangent vectors hold the trainable parameters only.
+
+    Attributes:
+        groups: the verified groups.
+        names: the trainable parameters.
+        rejected: groups the graph suggested and the measurement refused.
+        blocked: operators on a parameter's path that the analysis does not know, with their counts.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[SymmetryGroup],
+        names: Sequence[str],
+        *,
+        aliases: Mapping[str, str] | None = None,
+        rejected: Sequence[SymmetryGroup] = (),
+        blocked: Mapping[str, int] | None = None,
+    ) -> None:
+        self.groups = tuple(groups)
+        self.names = tuple(names)
+        self.rejected = tuple(rejected)
+        self.blocked = dict(blocked or {})
+        self._aliases = dict(aliases or {})
+        self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
+        self._overlapping = _share_tensors(self._continuous)
+
+    @property
+    def dim(self) -> int:
+        """Continuous redundant directions found."""
+        return sum(group.dim for group in self.groups)
+
+    @property
+    def dim_exact(self) -> int:
+        """Those whose measured residual is below 1e-9 in float64."""
+        return sum(group.dim for group in self.groups if group.residual < _EXACT)
+
+    # -- states -------------------------------------------------------------------------------
+
+    def _copy(self, state: Mapping[str, Tensor]) -> State:
+        missing = [name for name in self.names if name not in state]
+        if missing:
+            raise ValueError(f"state lacks {missing[:3]}: must hold every trainable parameter by name")
+        touched = set(self.names) | {name for g in self.groups for name in g.parameters}
+        return {name: t.detach().clone() if name in touched else t.detach() for name, t in state.items()}
+
+    def _with_aliases(self, state: State) -> State:
+        for alias, name in self._aliases.items():
+            if alias in state:
+                state[alias] = state[name]
+        return state
+
+    def random_transform(
+        self,
+        state: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        scale: float = 1.0,
+        *,
+        approximate: bool = False,
+    ) -> State:
+        """The same function in another gauge: a random element of every exact group applied to ``state``.
+
+        Args:
+            generator: source of the draw; default: a fresh one with seed 0.
+            scale: standard deviation of the logarithm of the element.
+            approximate: also move along groups whose invariance an eps breaks; the function then changes a little.
+        """
+        source = generator if generator is not None else torch.Generator().manual_seed(0)
+        moved = self._copy(state)
+        with torch.no_grad():
+            for group in self.groups:
+                if approximate or group.residual < _EXACT:
+                    group.transform_(moved, source, scale)
+        return self._with_aliases(moved)
+
+    def balance(self, state: Mapping[str, Tensor]) -> State:
+        """The minimum-norm point of the orbit, up to rotations and signs (Kempf & Ness 1979; theory.md 2).
+
+        Closed forms for each group, alternated until nothing moves.
+        """
+        moved = self._copy(state)
+        reference = next((moved[n] for n in self.names), torch.zeros(()))
+        tolerance = 1e-13 if reference.dtype == torch.float64 else 3e-7
+        with torch.no_grad():
+            for _ in range(_MOST_SWEEPS if self._overlapping else 1):
+                if max((g.canonicalize_(moved) for g in self._continuous), default=0.0) < tolerance:
+                    break
+        return self._with_aliases(moved)
+
+    def canonicalize(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> State:
+        """The canonical point of the orbit of ``state``.
+
+        The balanced point is unique up to rotations and signs. They are fixed against a random frame, the same
+        for every call, or, with ``reference`` (a canonical state), by the nearest point to it: inside one run
+        the second is continuous in time.
+        """
+        moved = self.balance(state)
+        with torch.no_grad():
+            for group in self._continuous:
+                if reference is None:
+                    group.fix_frame_(moved)
+                else:
+                    group.align_(moved, dict(reference))
+        return self._with_aliases(moved)
+
+    def horizontal(self, state: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> State:
+        """The horizontal part of ``tangent`` at the canonical point ``state`` (theory.md 3)."""
+        point = {name: tensor.detach() for name, tensor in state.items()}
+        with torch.no_grad():
+            return remove_vertical(self._continuous, point, dict(tangent), self._overlapping)
+
+    def distance(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+        """Distance of two networks modulo every group, permutations included."""
+        first, second = self.balance(a), self.balance(b)
+
+        def align_(state: State, reference: State) -> None:
+            for group in self._continuous:
+                group.align_(state, reference)
+
+        with torch.no_grad():
+            match_units_(self.groups, second, first, align_, self.euclidean)
+        return self.euclidean(first, second)
+
+    def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+        """Euclidean distance over the trainable parameters."""
+        return math.sqrt(sum(float((a[n].double() - b[n].double()).square().sum()) for n in self.names))
+
+    def norm(self, state: Mapping[str, Tensor]) -> float:
+        """Euclidean norm over the trainable parameters."""
+        return math.sqrt(sum(float(state[n].double().square().sum()) for n in self.names))
+
+    # -- numbers ------------------------------------------------------------------------------
+
+    def observables(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """Gauge-invariant numbers of one state: ``quotient/norm`` and ``block/<name>/...``."""
+        return {"quotient/norm": self.norm(self.balance(state)), **self.invariants(state)}
+
+    def invariants(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """``block/<name>/<invariant>`` of every group that has some, in any gauge."""
+        plain = {name: tensor.detach() for name, tensor in state.items()}
+        with torch.no_grad():
+            return {
+                f"block/{group.name}/{key}": value
+                for group in self.groups
+                for key, value in group.invariants(plain).items()
+            }
+
+    def imbalance(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """``raw/imbalance/<name>``: how far each group stands from its canonical slice."""
+        plain = {name: tensor.detach() for name, tensor in state.items()}
+        with torch.no_grad():
+            values = {f"raw/imbalance/{g.name}": g.imbalance(plain) for g in self._continuous}
+        return {tag: value for tag, value in values.items() if not math.isnan(value)}
+
+    def hessian(
+        self, model: nn.Module, loss_fn: LossFunction, batch: Any, state: Mapping[str, Tensor]
+    ) -> LinearOperator:
+        """``P H P`` at the canonical point of ``state``, in the order of ``names``, each tensor row-major.
+
+        Its spectrum on the horizontal space is that of the Riemannian Hessian of the reduced loss (theory.md 3).
+        """
+        point = self.canonicalize(state)
+        dtype = point[self.names[0]].dtype
+        loss = StepLoss(trace_step(model, loss_fn, batch, dtype), batch)
+        frozen = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        _, _, product = loss.linearize(point, {n: t.detach() for n, t in frozen.items()})
+        size = sum(point[n].numel() for n in self.names)
+
+        def matvec(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            flat = torch.as_tensor(np.array(vector).reshape(-1)).to(dtype)
+            inside = self.horizontal(point, self.unflatten(flat, point))
+            image = product([inside[n] for n in self.names])
+            outside = self.horizontal(point, dict(zip(self.names, image, strict=True)))
+            return self.flatten(outside).numpy()
+
+        return LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype=np.dtype(str(dtype).split(".")[1]))
+
+    def flatten(self, tangent: Mapping[str, Tensor]) -> Tensor:
+        """One vector from a tangent, in the order of ``names``."""
+        return torch.cat([tangent[n].detach().reshape(-1) for n in self.names])
+
+    def unflatten(self, vector: Tensor, like: Mapping[str, Tensor]) -> State:
+        """The tangent behind a vector from :meth:`flatten`."""
+        parts = vector.split([like[n].numel() for n in self.names])
+        return {n: part.reshape(like[n].shape) for n, part in zip(self.names, parts, strict=True)}
+
+    def __repr__(self) -> str:
+        rows = [f"  {g.kind:18} {g.dim:6d}  {g.residual:9.1e}  {g.name}  ({g.evidence})" for g in self.groups]
+        return "\n".join([f"Quotient: {self.dim} redundant directions in {len(self.groups)} groups", *rows])
+
+
+def _share_tensors(groups: Sequence[SymmetryGroup]) -> bool:
+    seen: set[str] = set()
+    for group in groups:
+        labels = {piece.label for piece in group.pieces}
+        if labels & seen:
+            return True
+        seen |= labels
+    return False

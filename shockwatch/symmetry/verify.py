@@ -1,0 +1,65 @@
+"""Measure the invariance of every inferred group: what the graph suggests is kept only if the loss agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.groups import SymmetryGroup
+from shockwatch.tracing import StepLoss
+
+# An exact group's residual is rounding; a norm's eps leaves more, and is stated with the group.
+_TOLERANCE = 1e-7
+_TOLERANCE_APPROXIMATE = 3e-2
+_TRIALS = 2
+
+
+def generic_point(state: State, generator: torch.Generator) -> State:
+    """``state`` in float64 with a little noise: at zero-initialised weights anything would pass."""
+    point: State = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            point[name] = tensor.detach().clone()
+            continue
+        wide = tensor.detach().double()
+        size = wide.std() if wide.numel() > 1 else wide.abs().max()
+        size = torch.where(torch.isfinite(size) & (size > 0), size, torch.full_like(size, 0.1))
+        noise = torch.randn(wide.shape, generator=generator, dtype=torch.float64).to(wide.device)
+        point[name] = torch.nan_to_num(wide) + 0.3 * size * noise
+    return point
+
+
+def measure(groups: Sequence[SymmetryGroup], loss: StepLoss, state: State, fixed: State, seed: int) -> list[float]:
+    """Largest relative change of the loss under random elements of each group, float64.
+
+    Args:
+        loss: the step traced in float64.
+        state: trainable parameters and running statistics.
+        fixed: everything else.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    point = generic_point(state, generator)
+    for name, tensor in state.items():
+        # A running variance stays one.
+        if name.endswith("running_var"):
+            point[name] = tensor.detach().double().abs() + 0.1
+    frozen = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in fixed.items()}
+    base = loss.value(point, frozen)
+    residuals = []
+    for group in groups:
+        worst = 0.0
+        for _ in range(_TRIALS):
+            moved = {n: t.clone() if n in group.parameters else t for n, t in point.items()}
+            with torch.no_grad():
+                group.transform_(moved, generator, 0.5)
+            change = abs(loss.value(moved, frozen) - base) / max(abs(base), 1e-12)
+            worst = max(worst, change) if change == change else float("inf")
+        residuals.append(worst)
+    return residuals
+
+
+def holds(group: SymmetryGroup, residual: float) -> bool:
+    """Whether a measured residual is what the group's evidence promises."""
+    return residual < (_TOLERANCE_APPROXIMATE if group.approximate else _TOLERANCE)

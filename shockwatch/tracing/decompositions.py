@@ -1,0 +1,112 @@
+"""Fused attention kernels as plain matrix products.
+
+The fused kernels have no second derivative, and hide the axes that the symmetry analysis reads. Each
+entry keeps the memory layout of the kernel it replaces (batch, time, head, feature), because the views
+that follow it were written for that layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """``softmax(Q K^T scale + mask) V`` with shapes (batch, head, time, feature); heads of K and V are
+    repeated where the query has a multiple of them."""
+    groups = query.shape[-3] // key.shape[-3] if query.dim() >= 3 else 1
+    if groups > 1:
+        key, value = (
+            t.unsqueeze(-3).expand(*t.shape[:-2], groups, *t.shape[-2:]).flatten(-4, -3) for t in (key, value)
+        )
+    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = torch.matmul(query, key.transpose(-2, -1)) * factor
+    if is_causal:
+        keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(keep.logical_not(), -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(mask.logical_not(), -math.inf) if mask.dtype == torch.bool else scores + mask
+    mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
+    return mixed.transpose(1, 2).contiguous().transpose(1, 2) if mixed.dim() == 4 else mixed
+
+
+def _statistics(query: Tensor) -> Tensor:
+    return query.new_zeros(query.shape[:-1])
+
+
+def _flash_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    return attention(query, key, value, attn_mask, is_causal, scale), _statistics(query)
+
+
+def _flash_cuda(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    out = attention(query, key, value, None, is_causal, scale)
+    seed = query.new_zeros((), dtype=torch.int64)
+    return out, _statistics(query), None, None, query.shape[-2], key.shape[-2], seed, seed, query.new_zeros(())
+
+
+def _efficient_cuda(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    seed = query.new_zeros((), dtype=torch.int64)
+    return attention(query, key, value, attn_bias, is_causal, scale), _statistics(query), seed, seed
+
+
+def _cudnn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    out = attention(query, key, value, attn_bias, is_causal, scale)
+    seed = query.new_zeros((), dtype=torch.int64)
+    return out, _statistics(query), None, None, query.shape[-2], key.shape[-2], seed, seed, query.new_zeros(())
+
+
+def decomposition_table() -> dict[Any, Callable[..., Any]]:
+    """The fused attention operators this build of torch has, each with its plain form."""
+    plain = {
+        "_scaled_dot_product_flash_attention_for_cpu": _flash_cpu,
+        "_scaled_dot_product_flash_attention": _flash_cuda,
+        "_scaled_dot_product_efficient_attention": _efficient_cuda,
+        "_scaled_dot_product_cudnn_attention": _cudnn,
+    }
+    packets = {name: getattr(torch.ops.aten, name, None) for name in plain}
+    return {packet.default: plain[name] for name, packet in packets.items() if packet is not None}

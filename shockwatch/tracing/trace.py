@@ -1,0 +1,153 @@
+"""Trace one training step to an aten graph on fake tensors (design.md, "Symmetry by inference")."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils.stateless import _reparametrize_module
+
+from shockwatch.snapshot import State
+from shockwatch.tracing.decompositions import decomposition_table
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""``loss_fn(model, batch) -> scalar tensor``."""
+
+_RANDOM = ("rand", "bernoulli", "dropout", "normal_", "uniform_", "multinomial", "exponential", "poisson")
+
+
+class TraceError(RuntimeError):
+    """The training step cannot be traced; the message says what stopped it."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The loss of one training step as a graph over (parameters, buffers, batch).
+
+    Attributes:
+        graph: takes three lists of tensors and returns the scalar loss.
+        trainable: names of the floating-point parameters that require a gradient, in the order of the graph's inputs.
+        fixed: names of all other tensors of the model (frozen parameters, buffers), in the same sense.
+        batch_spec: how the batch flattens.
+        draws_random_numbers: the step calls a random operator even with dropout off.
+        dtype: the floating-point type the graph was traced in, None where it is the model's own.
+    """
+
+    graph: GraphModule
+    trainable: tuple[str, ...]
+    fixed: tuple[str, ...]
+    batch_spec: pytree.TreeSpec
+    draws_random_numbers: bool
+    dtype: torch.dtype | None
+
+    def leaves(self, batch: Any) -> list[Tensor]:
+        """The tensors of ``batch``, in the order and the floating-point type of the graph's inputs."""
+        leaves, spec = pytree.tree_flatten(batch)
+        if spec != self.batch_spec:
+            raise ValueError(f"batch={spec}: must have the structure of the traced batch, {self.batch_spec}")
+        return [
+            leaf.to(self.dtype) if leaf.is_floating_point() and self.dtype is not None else leaf
+            for leaf in leaves
+            if isinstance(leaf, Tensor)
+        ]
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A structural copy of ``model`` that shares its tensors and nothing else.
+
+    Modules, lists and hooks are copied; parameters, buffers and an attached trainer are shared, so the copy
+    costs no memory and nothing that runs on it can rebind what the live model holds.
+    """
+    shared: list[Any] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        shared += [module.__dict__[a] for a in ("_trainer", "_fabric") if module.__dict__.get(a) is not None]
+    return copy.deepcopy(model, memo={id(item): item for item in shared})
+
+
+def _evaluation_mode(model: nn.Module) -> None:
+    """Dropout off, batch norm on batch statistics: the training loss without its noise."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch.dtype | None = None) -> Trace:
+    """Trace ``loss_fn(model, batch)`` without running it: no memory, no change to the model or to any generator.
+
+    Args:
+        dtype: floating-point type of parameters, buffers and batch in the graph; default: their own.
+
+    Raises:
+        TraceError: if the step cannot be traced, or does not return a scalar tensor.
+    """
+    original = getattr(model, "_orig_mod", model)
+    private = private_copy(original)
+    _evaluation_mode(private)
+    named = dict(private.named_parameters())
+    trainable = tuple(n for n, p in named.items() if p.requires_grad and p.is_floating_point())
+    tensors: State = {**named, **dict(private.named_buffers())}
+    fixed = tuple(n for n in tensors if n not in set(trainable))
+    leaves, spec = pytree.tree_flatten(batch)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def fake(tensor: Tensor, requires_grad: bool) -> Tensor:
+        floating = tensor.is_floating_point()
+        with mode:
+            twin = torch.empty_strided(
+                tensor.shape,
+                tensor.stride(),
+                dtype=dtype if dtype is not None and floating else tensor.dtype,
+                device=tensor.device,
+            )
+        return twin.requires_grad_(requires_grad)
+
+    def step(parameters: list[Tensor], others: list[Tensor], data: list[Tensor]) -> Tensor:
+        swap = {**dict(zip(trainable, parameters, strict=True)), **dict(zip(fixed, others, strict=True))}
+        data_iterator = iter(data)
+        filled = [next(data_iterator) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        with _reparametrize_module(private, swap, tie_weights=True):
+            loss = loss_fn(private, pytree.tree_unflatten(filled, spec))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise TypeError(f"the loss must be a scalar tensor, not {type(loss).__name__}")
+        return loss.reshape(())
+
+    inputs = (
+        [fake(tensors[n], True) for n in trainable],
+        [fake(tensors[n], False) for n in fixed],
+        [fake(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
+    )
+    try:
+        with _random_state_kept(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            graph = make_fx(
+                step, decomposition_table(), tracing_mode="fake", _allow_non_fake_inputs=True
+            )(*inputs)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise TraceError(f"the training step cannot be traced: {type(error).__name__}: {reason[0]}") from error
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    draws = any(word in name for name in names for word in _RANDOM)
+    return Trace(graph, trainable, fixed, spec, draws, dtype)
