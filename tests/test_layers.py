@@ -59,7 +59,7 @@ def layer(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names imported anywhere in a file: ``from a import b`` is ``a.b``, relative ones are absolute."""
+    """Dotted names imported anywhere in a file: ``from a import b`` is ``a.b``, relative ones absolute."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     parents = ["shockwatch", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(tree):
