@@ -1,0 +1,137 @@
+"""A private copy of a LightningModule whose ``training_step`` has no side effect, and its loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from shockwatch.replica import private_copy
+
+_SILENT = (
+    "log",
+    "log_dict",
+    "log_grad_norm",
+    "print",
+    "toggle_optimizer",
+    "untoggle_optimizer",
+    "toggled_optimizer",
+    "all_gather",
+)
+_FORBIDDEN = ("optimizers", "lr_schedulers", "manual_backward", "clip_gradients", "lr_scheduler_step")
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
+
+class _Nothing:
+    """Answers every attribute and every call with itself: a logger nobody reads."""
+
+    def __getattr__(self, name: str) -> _Nothing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
+        return self
+
+    def __enter__(self) -> _Nothing:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        return None
+
+
+class _TrainerView:
+    """The numbers a ``training_step`` may read off its trainer, frozen; it cannot act on the run."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.current_epoch = trainer.current_epoch
+        self.global_step = trainer.global_step
+        self.max_epochs = trainer.max_epochs
+        self.max_steps = trainer.max_steps
+        self.num_training_batches = trainer.num_training_batches
+        self.accumulate_grad_batches = trainer.accumulate_grad_batches
+        self.world_size = 1
+        self.global_rank = self.local_rank = self.node_rank = 0
+        self.is_global_zero = True
+        self.training = True
+        self.sanity_checking = self.validating = self.testing = self.predicting = False
+        self.fast_dev_run = False
+        self.precision = trainer.precision
+        self.callback_metrics: dict[str, Tensor] = {}
+        self.logged_metrics: dict[str, Tensor] = {}
+        self.logger = _Nothing()
+        self.loggers = [self.logger]
+
+
+def private_module(module: LightningModule) -> nn.Module:
+    """A copy of ``module`` that shares only the parameters' storage and is detached from its trainer.
+
+    ``self.log`` and the like do nothing on it, ``self.trainer`` is a frozen view, and what would act on the
+    optimisation (``optimizers``, ``manual_backward`` ...) raises.
+    """
+    view = _TrainerView(module.trainer)
+    replica = private_copy(module, {id(module.trainer): view})
+    for part in replica.modules():
+        if isinstance(part, LightningModule):
+            _silence(part, view)
+        elif "validate_args" in vars(part):
+            # torchmetrics: its checks read values off the tensors, which a trace does not have
+            vars(part)["validate_args"] = False
+    return replica
+
+
+def training_step_loss(module: LightningModule) -> Callable[[nn.Module, Any], Tensor]:
+    """The default ``loss_fn``: the module's own ``training_step(batch, 0)``.
+
+    The returned function raises ``RuntimeError`` if the step returns no loss.
+    """
+    parameters = list(inspect.signature(module.training_step).parameters.values())
+    named = {parameter.name for parameter in parameters}
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters)
+    with_index = "batch_idx" in named or len(positional) >= 2 or variadic
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        step: Callable[..., Any] = model.training_step  # type: ignore[assignment]
+        output = step(batch, 0) if with_index else step(batch)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(loss, Tensor):
+            raise RuntimeError(f"training_step returned no loss but {type(output).__name__}; pass loss_fn=")
+        return loss
+
+    return loss_fn
+
+
+def reads_iterator(module: LightningModule) -> bool:
+    """Whether ``training_step`` takes the data iterator itself instead of a batch."""
+    return "dataloader_iter" in inspect.signature(module.training_step).parameters
+
+
+def _silence(part: LightningModule, view: _TrainerView) -> None:
+    attributes = vars(part)
+    attributes["_trainer"] = view
+    if attributes.get("_compiler_ctx") is not None:
+        # a compiled module carries bound methods of the live one
+        for name in _COMPILED:
+            attributes.pop(name, None)
+        attributes["_compiler_ctx"] = None
+    for name in _SILENT:
+        attributes[name] = _first_argument if name == "all_gather" else _Nothing()
+    for name in _FORBIDDEN:
+        attributes[name] = _forbid(name)
+
+
+def _first_argument(data: Any, *args: Any, **kwargs: Any) -> Any:
+    return data
+
+
+def _forbid(name: str) -> Callable[..., NoReturn]:
+    def forbidden(*args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            f"training_step calls self.{name}(), which a private copy cannot do; pass loss_fn="
+        )
+
+    return forbidden

@@ -1,0 +1,99 @@
+"""Where the results of a watched run go: loggers, ``callback_metrics``, listeners."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from shockwatch.alerts import Alert
+from shockwatch.session import PROXIMITY, Update, warn
+from shockwatch.tensorboard import as_writer, write_layout, write_texts
+
+
+class Publisher:
+    """Main thread only.
+
+    Attributes:
+        alerts: all alerts so far.
+        values: latest value of every tag.
+        listeners: called with every update, in step order.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[Update], None]] = []
+        self.alerts: list[Alert] = []
+        # a monitor may read it before the first result: it is finite from the start, and stays so
+        self.values: dict[str, float] = {PROXIMITY: 0.0}
+        self._metrics: dict[str, Tensor] = _as_metrics(self.values)
+        self._described: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._warned: set[str] = set()
+
+    def reset(self) -> None:
+        """Forget a former run; listeners stay."""
+        self.alerts, self.values = [], {PROXIMITY: 0.0}
+        self._metrics = _as_metrics(self.values)
+        self._warned.clear()
+
+    def describe_charts(self, trainer: Trainer) -> None:
+        """Write the custom-scalars layout, once per TensorBoard writer."""
+        for logger in trainer.loggers:
+            writer = as_writer(getattr(logger, "experiment", None))
+            if writer is None or writer in self._described:
+                continue
+            try:
+                write_layout(writer)
+                self._described.add(writer)
+            except Exception as error:
+                self._warn_once(f"{type(logger).__name__} did not take the charts' layout", error)
+
+    def publish(self, trainer: Trainer, updates: Sequence[Update]) -> None:
+        """Write each update at its snapshot's step, tell the listeners, refresh ``callback_metrics``."""
+        for update in updates:
+            self.values.update(update.values)
+            self._metrics.update(_as_metrics(update.values))
+            self.alerts.extend(update.alerts)
+            self._log(trainer, update)
+            for listener in list(self.listeners):
+                listener(update)
+        if updates:
+            self.republish(trainer)
+
+    def republish(self, trainer: Trainer) -> None:
+        """Put the latest values where monitoring callbacks read them; Lightning may have cleared them."""
+        trainer.callback_metrics.update(self._metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Alerts and values, as plain types."""
+        return {"alerts": [dataclasses.asdict(alert) for alert in self.alerts], "values": dict(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo ``state_dict``."""
+        self.alerts = [Alert(**alert) for alert in state["alerts"]]
+        self.values = {str(tag): float(value) for tag, value in state["values"].items()}
+        self._metrics = _as_metrics({PROXIMITY: 0.0}) | _as_metrics(self.values)
+
+    def _log(self, trainer: Trainer, update: Update) -> None:
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(update.values, step=update.axis)
+                if (writer := as_writer(getattr(logger, "experiment", None))) is not None:
+                    write_texts(writer, update.alerts, update.notes, update.axis)
+            except Exception as error:
+                self._warn_once(f"{type(logger).__name__} did not take the values", error)
+
+    def _warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            warn(f"shockwatch: {what} ({type(error).__name__}: {error}). Training goes on.")
+
+
+def _as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:
+    """NaN is left out: the last value that said something stays."""
+    return {tag: torch.tensor(value) for tag, value in values.items() if not math.isnan(value)}

@@ -1,0 +1,194 @@
+"""Lowers the learning rate while a transition is near, and restores it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from shockwatch.callbacks._guard import never_raises
+from shockwatch.callbacks._stage import is_fitting
+from shockwatch.callbacks._watched import agreed_step, find_watch
+from shockwatch.callbacks.shock_watch import ShockWatch
+from shockwatch.errors import require_float
+from shockwatch.session import PROXIMITY, Update
+
+_log = logging.getLogger("shockwatch")
+
+EDGE_OF_STABILITY = 2.0
+"""Gradient descent is stable while ``lr * lambda_max`` is below it."""
+
+SMALLEST_FACTOR = 0.01
+RECOVERY = 1.5
+
+FACTOR_TAG = "shockwatch/lr_factor"
+
+
+def load(values: dict[str, float], learning_rate: float, target: float, gradient_descent: bool) -> float:
+    """How many times too large the learning rate is: 1 where a bound is just met.
+
+    The bounds are ``shock/proximity <= target`` and, for gradient descent, ``lr * lambda_max <= 2 target``:
+    ``target`` is the same share of the distance to a shock and of the distance to the edge of stability.
+    Both grow in proportion to the learning rate. NaN where the values say nothing.
+    """
+    stability = values.get("shock/lr_lambda_max", learning_rate * values.get("shock/lambda_max", math.nan))
+    loads = [values.get(PROXIMITY, math.nan) / target]
+    if gradient_descent:
+        loads.append(stability / (EDGE_OF_STABILITY * target))
+    known = [value for value in loads if not math.isnan(value)]
+    return max(known) if known else math.nan
+
+
+def next_factor(current: float, measured_load: float, measured_factor: float) -> float:
+    """The factor on the learning rate after a measurement.
+
+    Down at once to where the bounds hold, at least 0.01; up, to at most 1, by at most 1.5 times per
+    measurement.
+
+    Args:
+        current: factor in force.
+        measured_load: see ``load``; NaN changes nothing.
+        measured_factor: factor in force when it was measured.
+    """
+    if math.isnan(measured_load):
+        return current
+    allowed = measured_factor / measured_load if measured_load > 0.0 else math.inf
+    return max(SMALLEST_FACTOR, min(1.0, allowed, current * RECOVERY))
+
+
+class ShockLRController(Callback):
+    """Keeps ``shock/proximity`` and ``lr * lambda_max / 2`` under ``target`` by scaling every learning rate.
+
+    The factor is applied for the duration of ``optimizer.step()`` only: schedulers (and checkpoints,
+    and LearningRateMonitor) see their own learning rate, so any scheduler composes, and nothing is left
+    behind after training. The factor is logged as ``shockwatch/lr_factor``. The bound on ``lambda_max`` is
+    used for ``torch.optim.SGD`` only (for Adam the stable range is that of the preconditioned Hessian).
+
+    Args:
+        target: share of the way to the shock, and to the edge of stability, that is allowed; in (0, 1].
+        dry_run: compute and log the factor, but leave the learning rate alone.
+
+    Attributes:
+        factor: on the learning rate, in [0.01, 1].
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(self, target: float = 0.5, dry_run: bool = False) -> None:
+        self.target = require_float("target", target, 0.0, 1.0, open_low=True)
+        if not isinstance(dry_run, bool):
+            raise ValueError(f"dry_run={dry_run!r}: must be True or False")
+        self.dry_run = dry_run
+        self.factor = 1.0
+        self._broken = False
+        self._changes: list[tuple[int, float]] = [(0, 1.0)]
+        self._pending: list[Update] = []
+        self._handles: list[RemovableHandle] = []
+        self._own_rates: dict[Optimizer, list[Any]] = {}
+        self._watch: ShockWatch | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to the trainer's ``ShockWatch``.
+
+        Raises:
+            MisconfigurationException: if it has none.
+        """
+        if stage == "fit":
+            self._release()
+            self._watch = find_watch(trainer, self)
+            self._unsubscribe = self._watch.subscribe(self._pending.append)
+
+    @never_raises
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take hold of the optimisers at the first batch."""
+        # not in on_train_start: the clock's hook must come first, to read the rate that the step really used
+        if self._watch is None or self._handles or self.dry_run or not is_fitting(trainer):
+            return
+        for wrapped in trainer.optimizers:
+            optimizer = getattr(wrapped, "optimizer", wrapped)
+            if isinstance(optimizer, Optimizer):
+                self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+                self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    @never_raises
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide on the values that are new since the last batch; rank zero's decision holds for all."""
+        if self._watch is None or not agreed_step(trainer, self._watch):
+            return
+        factor = self.factor
+        for update in self._pending:
+            measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
+            factor = next_factor(factor, measured, self._factor_at(update.step))
+            for logger in trainer.loggers:
+                logger.log_metrics({FACTOR_TAG: factor}, step=update.axis)
+        self._pending.clear()
+        self._set(trainer.global_step, float(trainer.strategy.broadcast(factor)))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the optimisers."""
+        self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the optimisers."""
+        self._release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The factor in force."""
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the factor in force."""
+        self.factor = float(state_dict["factor"])
+        self._changes = [(0, self.factor)]
+
+    def _set(self, step: int, factor: float) -> None:
+        if factor == self.factor:
+            return
+        _log.info("ShockLRController: factor %.4g -> %.4g from step %d on", self.factor, factor, step)
+        self.factor = factor
+        self._changes = [*self._changes[-31:], (step, factor)]
+
+    def _factor_at(self, step: int) -> float:
+        """The factor that was in force in the step that led to ``step``."""
+        if self.dry_run:
+            return 1.0
+        older = [factor for since, factor in self._changes if since < step]
+        return older[-1] if older else self._changes[0][1]
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.factor == 1.0:
+            return
+        self._own_rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self.factor
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._restore(optimizer)
+
+    def _restore(self, optimizer: Optimizer) -> None:
+        rates = self._own_rates.pop(optimizer, [])
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate
+
+    def _release(self) -> None:
+        # a step that raised has not come to its post-step hook
+        for optimizer in list(self._own_rates):
+            self._restore(optimizer)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self._unsubscribe, self._watch = None, None
+        self._pending.clear()

@@ -1,0 +1,76 @@
+"""The clock of training: time advances by the learning rate (theory.md 4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+
+class TrainingClock:
+    """Sums the effective learning rate ``lr / (1 - momentum)`` over the optimiser's steps.
+
+    It listens to the optimisers themselves (a post-step hook), so that a step skipped by a gradient
+    scaler does not count, and the learning rate is the one the step used.
+
+    Attributes:
+        training_time: the sum so far; the largest value over the parameter groups at each step.
+        time_per_step: effective learning rate of the last step; NaN unless it was ``torch.optim.SGD``.
+        learning_rate: largest ``lr`` over the parameter groups at the last step.
+    """
+
+    def __init__(self) -> None:
+        self.training_time = 0.0
+        self.time_per_step = math.nan
+        self.learning_rate = math.nan
+        self._handles: list[RemovableHandle] = []
+
+    def listen(self, optimizers: list[Optimizer]) -> None:
+        """Advance at every step these optimisers take, until ``stop``."""
+        self.stop()
+        for optimizer in optimizers:
+            if isinstance(optimizer, Optimizer):
+                self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def stop(self) -> None:
+        """Take the hooks off the optimisers."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def advance(self, optimizer: Optimizer) -> None:
+        """Count one step of ``optimizer``."""
+        groups = optimizer.param_groups
+        gradient_descent = isinstance(optimizer, torch.optim.SGD)
+        rates = [float(group["lr"]) for group in groups]
+        effective = max(
+            rate / (1.0 - (float(group.get("momentum", 0.0)) if gradient_descent else 0.0))
+            for rate, group in zip(rates, groups, strict=True)
+        )
+        self.learning_rate = max(rates)
+        self.training_time += effective
+        self.time_per_step = effective if gradient_descent else math.nan
+
+    def state_dict(self) -> dict[str, float]:
+        """The clock's reading, as plain floats."""
+        return {
+            "training_time": self.training_time,
+            "time_per_step": self.time_per_step,
+            "learning_rate": self.learning_rate,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from the reading of ``state_dict``."""
+        self.training_time = float(state["training_time"])
+        self.time_per_step = float(state["time_per_step"])
+        self.learning_rate = float(state["learning_rate"])
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self.advance(optimizer)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            # an optimiser without a usable lr has no clock of ours; its step must not fail for it
+            self.time_per_step = math.nan

@@ -1,0 +1,207 @@
+"""The same watch for a plain PyTorch loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from shockwatch import session
+from shockwatch.alerts import Alert, AlertManager, Rule
+from shockwatch.budget import Probe
+from shockwatch.clock import TrainingClock
+from shockwatch.replica import private_batch, private_copy
+from shockwatch.session import LossFunction
+from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
+
+
+class ShockMonitor:
+    """Watches a training loop; call ``step`` after every ``optimizer.step()``.
+
+    ::
+
+        with ShockMonitor(model, loss_fn, optimizer, writer=SummaryWriter()) as monitor:
+            for batch in batches:
+                loss = loss_fn(model, batch)
+                optimizer.zero_grad(); loss.backward(); optimizer.step()
+                monitor.step(batch, loss)
+
+    Neither ``step`` waits for the analysis nor does an error in it reach the loop.
+
+    Args:
+        model: the module in training.
+        loss_fn: ``loss_fn(model, batch) -> scalar``; runs on private copies only.
+        optimizer: its learning rate is the clock of training.
+        every_n_steps: steps between snapshots; the first step is always one.
+        budget: share of the training time the analysis may take, in (0, 1].
+        horizon: steps ahead a transition counts as near.
+        probe: ``"auto"``, ``"off"`` or every how many snapshots the curvature is measured.
+        alerts: ``"default"`` or alert rules.
+        seed: of the analysis' own random numbers.
+        writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing.
+
+    Attributes:
+        values: latest value of every tag.
+        alerts: all alerts so far.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        optimizer: Optimizer,
+        every_n_steps: int = 50,
+        budget: float = 0.02,
+        horizon: int = 200,
+        probe: Probe = "auto",
+        alerts: Literal["default"] | Sequence[Rule] = "default",
+        seed: int = 0,
+        writer: Any | None = None,
+    ) -> None:
+        self._settings = session.Settings(every_n_steps, budget, horizon, probe, seed)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")
+        if not callable(loss_fn):
+            raise ValueError(f"loss_fn={loss_fn!r}: must be callable as loss_fn(model, batch)")
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"optimizer={type(optimizer).__name__}: must be a torch.optim.Optimizer")
+        self._writer = as_writer(writer)
+        if writer is not None and self._writer is None:
+            raise ValueError(
+                f"writer={type(writer).__name__}: must have add_scalar, add_text and add_custom_scalars"
+            )
+        self._manager = AlertManager(alerts)
+        self._model = model
+        self._loss_fn = loss_fn
+        self._clock = TrainingClock()
+        self._clock.listen([optimizer])
+        self._session: session.Session | None = None
+        self._step = 0
+        self._loss: Tensor | float | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._closed = False
+        self.values: dict[str, float] = {session.PROXIMITY: 0.0}
+        self.alerts: list[Alert] = []
+
+    def step(self, batch: Any, loss: Tensor | float | None = None) -> None:
+        """Count one optimiser step, take a snapshot if one is due, and publish what became ready.
+
+        Args:
+            batch: the batch of this step; the first one is copied and used for the probes.
+            loss: the loss of this step.
+
+        Raises:
+            RuntimeError: after ``close``.
+        """
+        if self._closed:
+            raise RuntimeError("the monitor is closed; make a new one to watch another run")
+        self._step += 1
+        self._loss = loss
+        if self._session is None:
+            self._session = self._open(batch)
+            self._take(loss)
+        elif self._step % self._settings.every_n_steps == 0:
+            self._take(loss)
+        self._publish()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take a last snapshot, wait (at most ``timeout`` seconds) for the analysis, and publish the rest."""
+        if self._closed:
+            return
+        self._closed = True
+        self._clock.stop()
+        if self._session is None:
+            return
+        if self._session.last_step != self._step:
+            self._take(self._loss)
+        self._session.close(timeout)
+        self._publish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: plain types and tensors."""
+        return {
+            "step": self._step,
+            "clock": self._clock.state_dict(),
+            "alerts": self._manager.state_dict(),
+            "analysis": self._session.state if self._session is not None else self._resumed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue a run; call before the first ``step``.
+
+        Raises:
+            RuntimeError: after the first ``step``.
+        """
+        if self._session is not None:
+            raise RuntimeError("load_state_dict must come before the first step")
+        self._step = int(state["step"])
+        self._clock.load_state_dict(state["clock"])
+        self._manager.load_state_dict(state["alerts"])
+        self._resumed = state["analysis"]
+
+    def __enter__(self) -> ShockMonitor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, batch: Any) -> session.Session:
+        self._write(write_layout)
+        return session.Session(
+            self._settings,
+            self._manager,
+            self._model,
+            lambda: session.build_engine(
+                private_copy(self._model),
+                self._loss_fn,
+                private_batch(batch),
+                self._settings,
+                self._settings.probe != "off",
+            ),
+            self._resumed,
+        )
+
+    def _take(self, loss: Tensor | float | None) -> None:
+        if self._session is not None:
+            self._session.take(self._step, self._step, self._clock, loss)
+
+    def _publish(self) -> None:
+        if self._session is None:
+            return
+        start = time.perf_counter()
+        updates = self._session.collect(self._step)
+        for update in updates:
+            self.values.update(update.values)
+            self.alerts.extend(update.alerts)
+            self._write(partial(_write_update, update))
+        if updates:
+            self._session.charge(time.perf_counter() - start)
+
+    def _write(self, write: Callable[[Writer], None]) -> None:
+        if self._writer is None:
+            return
+        try:
+            write(self._writer)
+        except Exception as error:
+            self._writer = None
+            session.warn(
+                f"shockwatch: the writer failed and gets nothing more ({type(error).__name__}: {error})"
+            )
+
+
+def _write_update(update: session.Update, writer: Writer) -> None:
+    write_scalars(writer, update.values, update.axis)
+    write_texts(writer, update.alerts, update.notes, update.axis)

@@ -1,0 +1,118 @@
+"""Private copies of the user's model and batch, made without touching the run."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset
+
+
+def private_copy(module: nn.Module, replacements: Mapping[int, object] | None = None) -> nn.Module:
+    """A structural copy of ``module``: own submodules and buffers, the parameters' storage shared.
+
+    The copy's parameters are new objects over the live storage: nothing done to them (gradients, hooks,
+    swapping) reaches the live module, and no memory is spent. Inner ``torch.compile`` wrappers are taken off.
+    Data sets and loaders kept as attributes are shared, random generators are copied. An attribute that
+    cannot be copied is shared.
+
+    Args:
+        module: the live module; not changed.
+        replacements: ``id`` of an object the module refers to -> what the copy refers to instead.
+    """
+    module = _unwrapped(module)
+    try:
+        replica: nn.Module = copy.deepcopy(module, _memo(module, replacements))
+    except Exception:
+        # one attribute that refuses (a lock, a file, a closure's cell) must not cost the whole copy
+        replica = _copy_by_attribute(module, _memo(module, replacements))
+    _unwrap_children(replica)
+    return replica
+
+
+def private_batch(batch: Any) -> Any:
+    """A copy of ``batch`` that shares no tensor with it."""
+    try:
+        return copy.deepcopy(batch)
+    except Exception:
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), batch)
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Undo every draw from a global generator (torch, CUDA, numpy, python) made inside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if started else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _memo(module: nn.Module, replacements: Mapping[int, object] | None) -> dict[int, Any]:
+    memo: dict[int, Any] = dict(replacements or {})
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+            elif isinstance(value, Generator):
+                memo[id(value)] = _copy_generator(value)
+            elif isinstance(value, (Dataset, DataLoader)):
+                memo[id(value)] = value
+    return memo
+
+
+def _copy_generator(generator: Generator) -> Generator:
+    twin = Generator(device=generator.device)
+    twin.set_state(generator.get_state())
+    return twin
+
+
+def _copy_by_attribute(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    if id(module) in memo:
+        known: nn.Module = memo[id(module)]
+        return known
+    twin = object.__new__(type(module))
+    memo[id(module)] = twin
+    children = {name: _maybe_module(child, memo) for name, child in module._modules.items()}
+    for name, value in vars(module).items():
+        twin.__dict__[name] = children if name == "_modules" else _copy_or_share(value, memo)
+    return twin
+
+
+def _maybe_module(child: nn.Module | None, memo: dict[int, Any]) -> nn.Module | None:
+    return None if child is None else _copy_by_attribute(child, memo)
+
+
+def _copy_or_share(value: Any, memo: dict[int, Any]) -> Any:
+    attempt = dict(memo)
+    try:
+        twin = copy.deepcopy(value, attempt)
+    except Exception:
+        return value
+    memo.update(attempt)
+    return twin
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def _unwrap_children(module: nn.Module) -> None:
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if (inner := _unwrapped(child)) is not child:
+                part._modules[name] = inner

@@ -1,0 +1,254 @@
+"""One watched run: snapshots in, scalars and alerts out. Knows neither Lightning nor TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from shockwatch.alerts import Alert, AlertManager
+from shockwatch.budget import Probe, ProbeSchedule, require_probe
+from shockwatch.capture import Capture, named_state
+from shockwatch.clock import TrainingClock
+from shockwatch.errors import require_float, require_positive_int
+from shockwatch.replica import preserved_randomness
+from shockwatch.snapshot import Snapshot
+from shockwatch.worker import Analysis, Result, Worker
+
+_log = logging.getLogger("shockwatch")
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
+
+PROXIMITY = "shock/proximity"
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""``loss_fn(model, batch) -> scalar``."""
+
+
+class ShockwatchWarning(UserWarning):
+    """Something in the analysis did not work; the training itself is not affected."""
+
+
+def warn(message: str) -> None:
+    """Warn, but never raise: a filter that turns warnings into errors must not stop a run."""
+    try:
+        warnings.warn(message, ShockwatchWarning, stacklevel=3)
+    except ShockwatchWarning:
+        _log.warning(message)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that ``ShockWatch`` and ``ShockMonitor`` share.
+
+    Raises:
+        ValueError: naming the argument, its value and what it may be.
+    """
+
+    every_n_steps: int = 50
+    budget: float = 0.02
+    horizon: int = 200
+    probe: Probe = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive_int("every_n_steps", self.every_n_steps)
+        require_float("budget", self.budget, 0.0, 1.0, open_low=True)
+        require_positive_int("horizon", self.horizon)
+        require_probe("probe", self.probe)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r}: must be an integer >= 0")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one analysed snapshot has to say.
+
+    Attributes:
+        step: optimiser step at which the snapshot was taken.
+        axis: the logger's x at that moment.
+        values: scalars by tag.
+        notes: text for the log.
+        alerts: raised by these values.
+        learning_rate: largest learning rate of the step before the snapshot.
+        gradient_descent: whether the learning rate alone sets the clock (SGD).
+    """
+
+    step: int
+    axis: int
+    values: dict[str, float]
+    notes: tuple[str, ...]
+    alerts: tuple[Alert, ...]
+    learning_rate: float
+    gradient_descent: bool
+
+
+def build_engine(
+    model: nn.Module, loss_fn: LossFunction, batch: Any, settings: Settings, probe: bool
+) -> Analysis:
+    """The real analysis (traces the model's step; main thread only)."""
+    from shockwatch.engine import Engine
+
+    engine: Analysis = Engine.build(
+        model, loss_fn, batch, horizon=settings.horizon, seed=settings.seed, probe=probe
+    )
+    return engine
+
+
+class Session:
+    """Captures, analyses in the background and collects; an error of its own never reaches the caller.
+
+    Lives from the first training batch to ``close``. Every method is for the main thread and none of them
+    waits, except ``close``.
+
+    Args:
+        settings: validated options.
+        manager: turns values into alerts.
+        live: the module in training; only its tensors are read.
+        build: makes the analysis; called at once, its draws from global generators are undone.
+        resumed: the analysis' state from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        manager: AlertManager,
+        live: nn.Module,
+        build: Callable[[], Analysis],
+        resumed: dict[str, Any] | None = None,
+    ) -> None:
+        self._manager = manager
+        self._axes: dict[int, int] = {}
+        self._extra: deque[Update] = deque()
+        self._resumed = resumed
+        self._reported = False
+        self._capture: Capture | None = None
+        self._worker: Worker | None = None
+        self._last_step: int | None = None
+        try:
+            with preserved_randomness():
+                analysis = build()
+                if resumed is not None:
+                    analysis.load_state_dict(resumed)
+            self._capture = Capture(lambda: named_state(live))
+            schedule = ProbeSchedule(settings.probe, settings.budget)
+            self._worker = Worker(analysis, schedule, self._capture.release)
+        except Exception as error:
+            self._fail("could not be set up", error)
+
+    @property
+    def active(self) -> bool:
+        """Whether further snapshots are taken."""
+        return self._capture is not None and self._worker is not None
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last snapshot taken."""
+        return self._last_step
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """The analysis' state for a checkpoint, after the last processed snapshot."""
+        current = self._worker.state if self._worker is not None else None
+        return current if current is not None else self._resumed
+
+    def take(self, step: int, axis: int, clock: TrainingClock, loss: Tensor | float | None) -> None:
+        """Copy the parameters as they are now and queue them; the oldest that waits gives way if need be."""
+        if self._capture is None or self._worker is None:
+            return
+        start = time.perf_counter()
+        slot = None
+        try:
+            slot = self._capture.acquire() or self._worker.drop_oldest() or self._capture.acquire()
+            if slot is None:
+                return
+            self._capture.fill(slot, loss)
+            snapshot = Snapshot(
+                step, slot.state, clock.training_time, clock.time_per_step, clock.learning_rate, math.nan
+            )
+            self._worker.submit(snapshot, slot)
+        except Exception as error:
+            self._capture = None
+            self._fail("stops taking snapshots", error, step, axis)
+            return
+        self._axes[step] = axis
+        self._last_step = step
+        self._worker.charge(time.perf_counter() - start)
+
+    def collect(self, step: int) -> list[Update]:
+        """What became ready since the last call, in step order.
+
+        Args:
+            step: current optimiser step, for the lag.
+        """
+        updates = []
+        if self._worker is not None:
+            updates = [self._update(result, step) for result in self._worker.drain()]
+        while self._extra:
+            updates.append(self._extra.popleft())
+        return updates
+
+    def charge(self, seconds: float) -> None:
+        """Count main-thread seconds spent on the results (writing them) as overhead."""
+        if self._worker is not None:
+            self._worker.charge(seconds)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Wait until every accepted snapshot is analysed (at most ``timeout`` seconds); then ``collect``."""
+        self._capture = None
+        if self._worker is not None and (lost := self._worker.close(timeout)):
+            warn(f"shockwatch: {lost} snapshots were not analysed within {timeout:g} s and are lost")
+
+    def _update(self, result: Result, step: int) -> Update:
+        snapshot, cost = result.snapshot, result.cost
+        if result.error is not None:
+            self._report("failed on the snapshot of step " + str(snapshot.step), result.error)
+        values = {tag: float(value) for tag, value in result.observation.values.items()}
+        values["shockwatch/lag_steps"] = float(max(step - snapshot.step, 0))
+        values["shockwatch/dropped"] = float(cost.dropped)
+        values["shockwatch/worker_seconds"] = cost.worker_seconds
+        values["shockwatch/overhead"] = cost.overhead
+        values["shockwatch/errors"] = float(cost.errors)
+        axis = self._axes.pop(snapshot.step, snapshot.step)
+        # older entries belong to dropped snapshots
+        self._axes = {other: x for other, x in self._axes.items() if other > snapshot.step}
+        return Update(
+            snapshot.step,
+            axis,
+            values,
+            result.observation.notes,
+            self._alerts(snapshot.step, values),
+            snapshot.learning_rate,
+            math.isfinite(snapshot.time_per_step),
+        )
+
+    def _alerts(self, step: int, values: dict[str, float]) -> tuple[Alert, ...]:
+        try:
+            alerts = tuple(self._manager.update(step, values))
+        except Exception as error:
+            self._report("failed in an alert rule", error)
+            return ()
+        for alert in alerts:
+            _log.log(_LEVELS.get(alert.severity, logging.WARNING), "step %d: %s", alert.step, alert.message)
+        return alerts
+
+    def _fail(self, what: str, error: Exception, step: int = 0, axis: int = 0) -> None:
+        self._report(what, error)
+        note = f"shockwatch {what}: {type(error).__name__}: {error}"
+        self._extra.append(Update(step, axis, {"shockwatch/errors": 1.0}, (note,), (), math.nan, False))
+
+    def _report(self, what: str, error: Exception) -> None:
+        if self._reported:
+            _log.debug("the analysis %s", what, exc_info=error)
+            return
+        self._reported = True
+        warn(
+            f"shockwatch: the analysis {what} ({type(error).__name__}: {error}). Training goes on; "
+            "further errors are only counted, as shockwatch/errors."
+        )

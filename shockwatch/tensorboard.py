@@ -1,0 +1,99 @@
+"""What goes to TensorBoard beyond scalars: the layout of the charts, alerts and notes as text."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
+
+from shockwatch.alerts import Alert
+
+ALERTS_TAG = "shockwatch/alerts"
+NOTES_TAG = "shockwatch/notes"
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
+
+
+class Writer(Protocol):
+    """The part of ``torch.utils.tensorboard.SummaryWriter`` that is used."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Write one point."""
+        ...
+
+    def add_text(self, tag: str, text_string: str, global_step: int) -> None:
+        """Write one Markdown text."""
+        ...
+
+    def add_custom_scalars(self, layout: dict[str, dict[str, list[Any]]]) -> None:
+        """Describe charts; once per writer."""
+        ...
+
+
+def as_writer(candidate: object) -> Writer | None:
+    """``candidate`` if it can write text and layouts like a ``SummaryWriter``, else None."""
+    methods = ("add_scalar", "add_text", "add_custom_scalars")
+    if all(callable(getattr(candidate, method, None)) for method in methods):
+        return cast(Writer, candidate)
+    return None
+
+
+def layout() -> dict[str, dict[str, list[Any]]]:
+    """The custom-scalars charts; tags are regular expressions, as that dashboard wants them."""
+    return {
+        "shockwatch": {
+            "shock clock": _lines("shock/proximity", "shock/reynolds"),
+            "steps to the transition": _lines("shock/arrival_steps", "shock/steps", "shock/arrival_error"),
+            "stability": _lines("shock/lambda_min", "shock/lambda_max", "shock/lr_lambda_max", "shock/rate"),
+            "quotient against raw: speed": _lines("quotient/speed", "raw/speed"),
+            "quotient against raw: norm": _lines("quotient/norm", "raw/norm"),
+            "motion along orbits": ["Multiline", ["^raw/drift$", "^raw/imbalance/.*"]],
+            "blocks: spectral norm": ["Multiline", ["^block/.*/spectral_norm$"]],
+            "blocks: rank": ["Multiline", ["^block/.*/stable_rank$", "^block/.*/effective_rank$"]],
+            "phase": _lines("phase/state", "phase/changepoint", "phase/trend"),
+            "early warning": _lines("phase/variance", "phase/autocorrelation"),
+            "cost": _lines(
+                "shockwatch/overhead", "shockwatch/lag_steps", "shockwatch/dropped", "shockwatch/errors"
+            ),
+        }
+    }
+
+
+def escape(text: str) -> str:
+    """``text`` such that TensorBoard's Markdown shows it as it is."""
+    return _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False).replace("\n", " "))
+
+
+def alert_markdown(alert: Alert) -> str:
+    """One alert as a short Markdown paragraph."""
+    forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.4g}"
+    heading = f"{escape(alert.severity)}: {escape(alert.name)}"
+    return (
+        f"**{heading}** at step {alert.step}: {escape(alert.message)}  \n"
+        f"`{alert.tag.replace('`', '')}` = {alert.value:.4g} (threshold {alert.threshold:.4g}{forecast})"
+    )
+
+
+def write_layout(writer: Writer) -> None:
+    """Describe the charts. Call once per writer."""
+    writer.add_custom_scalars(layout())
+
+
+def write_scalars(writer: Writer, values: Mapping[str, float], step: int) -> None:
+    """Write every value at ``step``, NaN included: a gap in the curve is information."""
+    for tag, value in values.items():
+        writer.add_scalar(tag, value, step)
+
+
+def write_texts(writer: Writer, alerts: Iterable[Alert], notes: Iterable[str], step: int) -> None:
+    """Write alerts and notes as text at ``step``; several of one kind become one text."""
+    # one text per tag and step: TensorBoard keeps a handful per tag
+    if alert_texts := [alert_markdown(alert) for alert in alerts]:
+        writer.add_text(ALERTS_TAG, "\n\n".join(alert_texts), step)
+    if note_texts := [escape(note) for note in notes]:
+        writer.add_text(NOTES_TAG, "\n\n".join(note_texts), step)
+
+
+def _lines(*tags: str) -> list[Any]:
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger
+from lightning_cases import Fit, Net
+from shockwatch_fakes import FakeAnalysis
+
+from shockwatch.callbacks import ShockLRController, ShockWatch
+from shockwatch.callbacks.lr_controller import SMALLEST_FACTOR, load, next_factor
+from shockwatch.snapshot import Observation, Snapshot
+
+
+class Slow(L.Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        time.sleep(0.01)
+
+
+def test_load_is_the_worse_of_two_bounds() -> None:
+    assert load({"shock/proximity": 1.0}, 0.1, 0.5, True) == 2.0
+    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, True) == pytest.approx(3.0)
+    assert load({"shock/proximity": 0.1, "shock/lr_lambda_max": 3.0}, 9.0, 0.5, True) == pytest.approx(3.0)
+    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, False) == pytest.approx(0.2)
+    assert math.isnan(load({"raw/norm": 1.0}, 0.1, 0.5, True))
+
+
+def test_factor_goes_down_at_once_and_up_in_steps() -> None:
+    assert next_factor(1.0, 4.0, 1.0) == 0.25
+    assert next_factor(0.25, 1.0, 0.25) == 0.25
+    assert next_factor(0.25, 4.0, 1.0) == 0.25, "a late measurement under the old factor changes nothing"
+    assert next_factor(0.25, 0.1, 0.25) == pytest.approx(0.375)
+    assert next_factor(0.9, 0.0, 0.9) == 1.0
+    assert next_factor(1.0, math.inf, 1.0) == SMALLEST_FACTOR
+    assert next_factor(0.3, math.nan, 1.0) == 0.3
+
+
+def test_closed_loop_settles_on_the_target() -> None:
+    factor = 1.0
+    for _ in range(10):
+        factor = next_factor(factor, load({"shock/proximity": 2.0 * factor}, 0.1, 0.5, True), factor)
+    assert factor * 2.0 == pytest.approx(0.5)
+
+
+class Rates(L.Callback):
+    """The learning rate as schedulers and loggers see it, and as the step used it."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.used: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        self.used.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_composes_with_a_scheduler_and_leaves_nothing_behind(
+    fit: Fit, fake: FakeAnalysis, tmp_path: Path
+) -> None:
+    fake.proximity = 2.0
+    rates, control = Rates(), ShockLRController(target=0.5)
+    logger = CSVLogger(tmp_path)
+    module = Net(scheduler=True)
+    watch = ShockWatch(every_n_steps=2, probe=1000)
+    trainer, _ = fit([control, watch, Slow(), rates], module, logger=logger)
+    assert control.factor == 0.25
+    assert rates.seen == pytest.approx([0.05 * 0.9**k for k in range(1, 21)])
+    assert rates.used[0] == 0.05
+    assert rates.used[-1] == pytest.approx(0.25 * 0.05 * 0.9**19)
+    assert fake.snapshots[-1].learning_rate == pytest.approx(rates.used[-1]), "the clock reads the real rate"
+    optimizer = trainer.optimizers[0]
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert "shockwatch/lr_factor" in (Path(logger.log_dir) / "metrics.csv").read_text()
+
+
+def test_recovers_when_the_shock_has_passed(
+    fit: Fit, fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = fake.process
+
+    def passing(snapshot: Snapshot, probe: bool) -> Observation:
+        fake.proximity = 2.0 if snapshot.step < 6 else 0.0
+        return process(snapshot, probe)
+
+    monkeypatch.setattr(fake, "process", passing)
+    rates, control = Rates(), ShockLRController()
+    fit([ShockWatch(every_n_steps=2, probe=1), control, Slow(), rates])
+    assert min(rates.used) < 0.05 / 3
+    assert control.factor == 1.0
+    assert rates.used[-1] == 0.05
+
+
+def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:
+    fake.proximity = 2.0
+    _, plain = fit([])
+    rates, control = Rates(), ShockLRController(dry_run=True)
+    _, watched = fit([ShockWatch(every_n_steps=2, probe=1), control, Slow(), rates])
+    assert control.factor == 0.25
+    assert set(rates.used) == {0.05}
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
+
+
+def test_resumes_and_lets_go_after_an_exception(fit: Fit, fake: FakeAnalysis) -> None:
+    class Dies(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 3:
+                raise FloatingPointError("user's")
+            return super().training_step(batch, batch_idx)
+
+    control = ShockLRController()
+    control.load_state_dict({"factor": 0.5})
+    rates = Rates()
+    module = Dies()
+    with pytest.raises(FloatingPointError):
+        fit([ShockWatch(probe="off"), control, rates], module)
+    assert rates.used == [0.025, 0.025, 0.025]
+    assert control.state_dict() == {"factor": 0.5}
+    assert rates.seen == [0.05, 0.05, 0.05]
+    assert control._own_rates == {}
+
+
+def test_needs_a_watch(fit: Fit) -> None:
+    with pytest.raises(MisconfigurationException, match="no ShockWatch"):
+        fit([ShockLRController()])
+
+
+@pytest.mark.parametrize("options", [{"target": 0.0}, {"target": 1.5}, {"target": "x"}, {"dry_run": 1}])
+def test_arguments_are_validated(options: dict[str, Any]) -> None:
+    (name, value), *_ = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r}: must be"):
+        ShockLRController(**options)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from shockwatch_fakes import FakeAnalysis
+from torch import nn
+
+from shockwatch.budget import ProbeSchedule
+from shockwatch.capture import Capture, named_state
+from shockwatch.snapshot import Snapshot
+from shockwatch.worker import Worker
+
+
+class Bench:
+    """A worker, its capture, and a model whose weights equal the step."""
+
+    def __init__(self, analysis: FakeAnalysis, mode: object = 1) -> None:
+        self.model = nn.Linear(2, 1, bias=False)
+        self.analysis = analysis
+        self.capture = Capture(lambda: named_state(self.model))
+        self.worker = Worker(analysis, ProbeSchedule(mode, 0.02), self.capture.release)  # type: ignore[arg-type]
+
+    def take(self, step: int) -> None:
+        with torch.no_grad():
+            self.model.weight.fill_(float(step))
+        slot = self.capture.acquire() or self.worker.drop_oldest() or self.capture.acquire()
+        assert slot is not None
+        self.capture.fill(slot, float(step))
+        self.worker.submit(Snapshot(step, slot.state, 0.0, 0.1, 0.1, float("nan")), slot)
+
+
+@pytest.fixture
+def benches() -> Iterator[list[Bench]]:
+    made: list[Bench] = []
+    yield made
+    for bench in made:
+        if bench.analysis.gate is not None:
+            bench.analysis.gate.set()
+        bench.worker.close(30)
+
+
+def test_all_accepted_are_processed_in_order(benches: list[Bench]) -> None:
+    bench = Bench(FakeAnalysis(seconds=0.01))
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+    assert bench.worker.close(30) == 0
+    results = bench.worker.drain()
+    assert [r.observation.step for r in results] == [0, 1, 2]
+    assert [r.observation.values["raw/norm"] for r in results] == pytest.approx(
+        [s * 2**0.5 for s in range(3)]
+    )
+    assert [s.loss for s in bench.analysis.snapshots] == [0.0, 1.0, 2.0]
+    assert all(r.snapshot.state == {} for r in results)
+    assert bench.worker.drain() == []
+
+
+def test_full_queue_drops_the_oldest_and_never_waits(benches: list[Bench]) -> None:
+    analysis = FakeAnalysis()
+    analysis.gate = threading.Event()
+    bench = Bench(analysis)
+    benches.append(bench)
+    bench.take(0)
+    assert analysis.entered.wait(10)
+    start = time.perf_counter()
+    for step in range(1, 50):
+        bench.take(step)
+    assert time.perf_counter() - start < 1.0
+    assert bench.worker.dropped == 47
+    analysis.gate.set()
+    assert bench.worker.close(30) == 0
+    assert analysis.steps == [0, 48, 49]
+    # what was analysed is what was copied, not a mixture of slots
+    assert analysis.norms == pytest.approx({0: 0.0, 48: 48 * 2**0.5, 49: 49 * 2**0.5})
+    assert bench.worker.drain()[-1].cost.dropped == 47
+
+
+def test_error_is_data_and_the_next_snapshot_is_processed(benches: list[Bench]) -> None:
+    bench = Bench(FakeAnalysis(fail_at={1}))
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+    bench.worker.close(30)
+    results = bench.worker.drain()
+    assert [type(r.error) for r in results] == [type(None), ZeroDivisionError, type(None)]
+    assert results[1].observation.values == {}
+    assert [r.cost.errors for r in results] == [0, 1, 1]
+    assert all(bench.capture.acquire() for _ in range(3)), "a failing snapshot must hand its slot back"
+
+
+def test_close_with_timeout_states_what_is_lost(benches: list[Bench]) -> None:
+    analysis = FakeAnalysis()
+    analysis.gate = threading.Event()
+    bench = Bench(analysis)
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+    assert analysis.entered.wait(10)
+    assert bench.worker.close(0.05) == 3
+    analysis.gate.set()
+    assert bench.worker.close(30) == 0
+    assert bench.worker.drain() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        bench.take(4)
+
+
+def test_threads_and_random_state_of_the_main_thread_are_untouched(benches: list[Bench]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        bench = Bench(FakeAnalysis())
+        benches.append(bench)
+        rng = torch.get_rng_state()
+        bench.take(0)
+        bench.worker.close(30)
+        assert bench.analysis.threads == {"shockwatch"}
+        if sys.platform == "linux":
+            assert bench.analysis.openmp == {1}
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), rng)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_state_is_available_while_the_worker_is_busy(benches: list[Bench]) -> None:
+    analysis = FakeAnalysis()
+    bench = Bench(analysis)
+    benches.append(bench)
+    assert bench.worker.state is None
+    bench.take(0)
+    while bench.worker.state is None:
+        time.sleep(0.001)
+    analysis.entered.clear()
+    analysis.gate = threading.Event()
+    bench.take(1)
+    assert analysis.entered.wait(10)
+    state = bench.worker.state
+    assert state is not None
+    assert state["count"] == 1
+
+
+def test_overhead_leaves_the_first_snapshot_out(benches: list[Bench]) -> None:
+    bench = Bench(FakeAnalysis(seconds=0.05))
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+    bench.worker.charge(0.0)
+    bench.worker.close(30)
+    costs = [r.cost for r in bench.worker.drain()]
+    assert costs[0].overhead < 0.05
+    assert costs[2].worker_seconds == pytest.approx(0.15, abs=0.08)
+    assert 0.3 < costs[2].overhead < 0.9
+
+
+def test_thousand_snapshots_under_load(benches: list[Bench]) -> None:
+    bench = Bench(FakeAnalysis(), mode=10)
+    benches.append(bench)
+    for step in range(1000):
+        bench.take(step)
+    bench.worker.close(60)
+    steps = [r.observation.step for r in bench.worker.drain()]
+    assert steps == sorted(set(steps))
+    assert len(steps) + bench.worker.dropped == 1000
+    assert bench.analysis.norms == pytest.approx({s: s * 2**0.5 for s in steps})
+
+
+def test_a_forgotten_worker_does_not_hang_the_interpreter() -> None:
+    code = (
+        "import sys; sys.path[:0] = ['tests/engine'];"
+        "from shockwatch_fakes import FakeAnalysis; from shockwatch.budget import ProbeSchedule;"
+        "from shockwatch.worker import Worker; Worker(FakeAnalysis(), ProbeSchedule(1, 0.1), print)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
