@@ -12,8 +12,8 @@ from shockwatch.phase.early_warning import autocorrelation, trend, variance
 from shockwatch.phase.state import PhaseMachine
 
 _SOURCES = ("quotient/speed", "quotient/norm")
-# In log units: a standard error below 5 % of the speed is not believed, see ChangePointDetector.
-_FLOOR = 0.05
+# In log units: a standard error below 10 % of the speed is not believed, see ChangePointDetector.
+_FLOOR = 0.1
 
 
 class PhaseIndicators:
