@@ -19,6 +19,8 @@ from shockwatch.replica import private_batch, private_copy
 from shockwatch.session import LossFunction
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
 
+_ERROR_TIMEOUT = 30.0
+
 
 class ShockMonitor:
     """Watches a training loop; call ``step`` after every ``optimizer.step()``.
@@ -156,7 +158,7 @@ class ShockMonitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(None if error is None else _ERROR_TIMEOUT)
 
     def _open(self, batch: Any) -> session.Session:
         self._write(write_layout)

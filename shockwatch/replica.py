@@ -21,7 +21,7 @@ def private_copy(module: nn.Module, replacements: Mapping[int, object] | None = 
     The copy's parameters are new objects over the live storage: nothing done to them (gradients, hooks,
     swapping) reaches the live module, and no memory is spent. Inner ``torch.compile`` wrappers are taken off.
     Data sets and loaders kept as attributes are shared, random generators are copied. An attribute that
-    cannot be copied is shared.
+    cannot be copied is shared. Forward hooks stay (they may change what the module computes).
 
     Args:
         module: the live module; not changed.
@@ -34,6 +34,10 @@ def private_copy(module: nn.Module, replacements: Mapping[int, object] | None = 
         # one attribute that refuses (a lock, a file, a closure's cell) must not cost the whole copy
         replica = _copy_by_attribute(module, _memo(module, replacements))
     _unwrap_children(replica)
+    for part in replica.modules():
+        # they cannot change the loss, and belong to whoever watches the live module's gradients
+        part._backward_hooks.clear()
+        part._backward_pre_hooks.clear()
     return replica
 
 

@@ -128,6 +128,8 @@ class Session:
         self._extra: deque[Update] = deque()
         self._resumed = resumed
         self._reported = False
+        self._closed = False
+        self._errors = 0
         self._capture: Capture | None = None
         self._worker: Worker | None = None
         self._last_step: int | None = None
@@ -190,7 +192,8 @@ class Session:
         updates = []
         if self._worker is not None:
             updates = [self._update(result, step) for result in self._worker.drain()]
-        while self._extra:
+        # a failure comes after the snapshots taken before it: every tag is written in step order
+        while self._extra and (self._closed or not self._axes):
             updates.append(self._extra.popleft())
         return updates
 
@@ -202,6 +205,7 @@ class Session:
     def close(self, timeout: float | None = None) -> None:
         """Wait until every accepted snapshot is analysed (at most ``timeout`` seconds); then ``collect``."""
         self._capture = None
+        self._closed = True
         if self._worker is not None and (lost := self._worker.close(timeout)):
             warn(f"shockwatch: {lost} snapshots were not analysed within {timeout:g} s and are lost")
 
@@ -215,6 +219,9 @@ class Session:
         values["shockwatch/worker_seconds"] = cost.worker_seconds
         values["shockwatch/overhead"] = cost.overhead
         values["shockwatch/errors"] = float(cost.errors)
+        self._errors = cost.errors
+        for note in result.observation.notes:
+            _log.info("step %d: %s", snapshot.step, note)
         axis = self._axes.pop(snapshot.step, snapshot.step)
         # older entries belong to dropped snapshots
         self._axes = {other: x for other, x in self._axes.items() if other > snapshot.step}
@@ -241,7 +248,8 @@ class Session:
     def _fail(self, what: str, error: Exception, step: int = 0, axis: int = 0) -> None:
         self._report(what, error)
         note = f"shockwatch {what}: {type(error).__name__}: {error}"
-        self._extra.append(Update(step, axis, {"shockwatch/errors": 1.0}, (note,), (), math.nan, False))
+        values = {"shockwatch/errors": float(self._errors + 1)}
+        self._extra.append(Update(step, axis, values, (note,), (), math.nan, False))
 
     def _report(self, what: str, error: Exception) -> None:
         if self._reported:

@@ -21,7 +21,7 @@ _SILENT = (
     "toggled_optimizer",
     "all_gather",
 )
-_FORBIDDEN = ("optimizers", "lr_schedulers", "manual_backward", "clip_gradients", "lr_scheduler_step")
+_FORBIDDEN = ("manual_backward", "clip_gradients", "lr_scheduler_step")
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -43,6 +43,29 @@ class _Nothing:
         return None
 
 
+class _OptimizerView:
+    """The options of an optimiser (a ``training_step`` may log its learning rate); it cannot step."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.param_groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        self.step = _forbid("optimizers().step")
+        self.zero_grad = _forbid("optimizers().zero_grad")
+
+
+class _SchedulerView:
+    """The last learning rates of a scheduler; it cannot step."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._rates = list(getattr(scheduler, "_last_lr", []))
+        self.step = _forbid("lr_schedulers().step")
+
+    def get_last_lr(self) -> list[Any]:
+        return self._rates
+
+
 class _TrainerView:
     """The numbers a ``training_step`` may read off its trainer, frozen; it cannot act on the run."""
 
@@ -62,6 +85,8 @@ class _TrainerView:
         self.precision = trainer.precision
         self.callback_metrics: dict[str, Tensor] = {}
         self.logged_metrics: dict[str, Tensor] = {}
+        self.optimizers = [_OptimizerView(optimizer) for optimizer in trainer.optimizers]
+        self.schedulers = [_SchedulerView(config.scheduler) for config in trainer.lr_scheduler_configs]
         self.logger = _Nothing()
         self.loggers = [self.logger]
 
@@ -69,8 +94,8 @@ class _TrainerView:
 def private_module(module: LightningModule) -> nn.Module:
     """A copy of ``module`` that shares only the parameters' storage and is detached from its trainer.
 
-    ``self.log`` and the like do nothing on it, ``self.trainer`` is a frozen view, and what would act on the
-    optimisation (``optimizers``, ``manual_backward`` ...) raises.
+    ``self.log`` and the like do nothing on it, ``self.trainer``, ``self.optimizers()`` and
+    ``self.lr_schedulers()`` are frozen views, and what would act on the optimisation raises.
     """
     view = _TrainerView(module.trainer)
     replica = private_copy(module, {id(module.trainer): view})
@@ -120,8 +145,15 @@ def _silence(part: LightningModule, view: _TrainerView) -> None:
         attributes["_compiler_ctx"] = None
     for name in _SILENT:
         attributes[name] = _first_argument if name == "all_gather" else _Nothing()
+    attributes["optimizers"] = lambda use_pl_optimizer=True: _one_or_all(view.optimizers)
+    attributes["lr_schedulers"] = lambda: _one_or_all(view.schedulers) if view.schedulers else None
     for name in _FORBIDDEN:
         attributes[name] = _forbid(name)
+
+
+def _one_or_all(views: list[Any]) -> Any:
+    """As Lightning answers: the object if there is one, else the list."""
+    return views[0] if len(views) == 1 else views
 
 
 def _first_argument(data: Any, *args: Any, **kwargs: Any) -> Any:

@@ -44,12 +44,11 @@ class Publisher:
     def describe_charts(self, trainer: Trainer) -> None:
         """Write the custom-scalars layout, once per TensorBoard writer."""
         for logger in trainer.loggers:
-            writer = as_writer(getattr(logger, "experiment", None))
-            if writer is None or writer in self._described:
-                continue
             try:
-                write_layout(writer)
-                self._described.add(writer)
+                writer = as_writer(getattr(logger, "experiment", None))
+                if writer is not None and writer not in self._described:
+                    write_layout(writer)
+                    self._described.add(writer)
             except Exception as error:
                 self._warn_once(f"{type(logger).__name__} did not take the charts' layout", error)
 

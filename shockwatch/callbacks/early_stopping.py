@@ -174,7 +174,7 @@ class ShockEarlyStopping(Callback):
         path = Path(trainer.default_root_dir) / "shockwatch" / f"step={trainer.global_step}.ckpt"
         self.checkpoints.append(str(path))
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         except OSError as error:
             self.checkpoints.pop()
             warn(f"shockwatch: no checkpoint at {path} ({error}). Training goes on.")

@@ -107,6 +107,10 @@ class ShockWatch(Callback):
 
         return unsubscribe
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A new run is watched even if the last one could not be."""
+        self._broken = False
+
     @never_raises
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a run, or go on with one that was interrupted."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning_cases import Fit, Net
+from lightning_cases import Fit, Net, data
 from shockwatch_fakes import FakeAnalysis
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -349,8 +349,11 @@ def test_private_module_has_no_side_effects(fit: Fit, fake: FakeAnalysis) -> Non
     torch.set_rng_state(rng)
     assert set(trainer.callback_metrics) == logged
     assert module.seen == seen
-    with pytest.raises(RuntimeError, match="loss_fn="):
-        model.optimizers()
+    assert model.optimizers().param_groups[0]["lr"] == 0.05
+    assert model.lr_schedulers() is None
+    for act in (model.optimizers().step, model.manual_backward):
+        with pytest.raises(RuntimeError, match="loss_fn="):
+            act()
 
 
 def test_batch_is_cloned_before_the_step_takes_it_apart(fit: Fit, fake: FakeAnalysis) -> None:
@@ -421,3 +424,35 @@ def test_arguments_are_validated(options: dict[str, Any]) -> None:
     (name, value), *_ = options.items()
     with pytest.raises(ValueError, match=f"{name}={value!r}: must be"):
         ShockWatch(**options)
+
+
+def test_data_workers_may_fork_while_the_worker_runs(fake: FakeAnalysis, tmp_path: Path) -> None:
+    loader = data()
+    forked = torch.utils.data.DataLoader(loader.dataset, batch_size=8, num_workers=2)
+    trainer = L.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[ShockWatch(every_n_steps=1, probe=1)],
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Net(), forked)
+    assert fake.steps[-1] == 60
+
+
+def test_built_from_a_configuration() -> None:
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--callback", type=L.Callback)
+    parsed = parser.parse_args(
+        [
+            "--callback=shockwatch.callbacks.ShockWatch",
+            "--callback.every_n_steps=7",
+            "--callback.probe=3",
+            "--callback.alerts=default",
+        ]
+    )
+    watch = parser.instantiate_classes(parsed).callback
+    assert watch.settings == session.Settings(every_n_steps=7, probe=3)

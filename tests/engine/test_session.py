@@ -88,7 +88,9 @@ def test_changed_model_stops_the_snapshots_with_one_warning() -> None:
     assert len(caught) == 1
     watch.take(3, 3, TrainingClock(), None)
     watch.close(30)
-    assert [u.step for u in watch.collect(3)] == [1, 2]
+    updates = watch.collect(3)
+    assert [u.step for u in updates] == [1, 2]
+    assert [u.values["shockwatch/errors"] for u in updates] == [0.0, 1.0]
 
 
 def test_alert_rule_error_is_reported_and_harmless() -> None:
