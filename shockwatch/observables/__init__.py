@@ -1,1 +1,15 @@
-"""TODO"""
+"""Numbers read off the path of snapshots. A new family is one file here and one line in ``OBSERVABLES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shockwatch.observables.base import Observable, Point
+from shockwatch.observables.blocks import BlockInvariants
+from shockwatch.observables.path import QuotientPath
+from shockwatch.observables.raw import RawMotion
+from shockwatch.observables.viscosity import Viscosity
+
+OBSERVABLES: tuple[Callable[[], Observable], ...] = (QuotientPath, RawMotion, Viscosity, BlockInvariants)
+
+__all__ = ["OBSERVABLES", "BlockInvariants", "Observable", "Point", "QuotientPath", "RawMotion", "Viscosity"]

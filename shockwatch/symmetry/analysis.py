@@ -64,10 +64,13 @@ def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> Analysis:
         context, pieces = _read(trace, places)
         if not context.cuts_found:
             break
-        if not any([_apply_cuts(place) for dims in places.values() for place in dims]):
+        changed = [_apply_cuts(place) for dims in places.values() for place in dims]
+        if not any(changed):
             break
     fixed = frozenset(
-        piece.symbol.id for piece in pieces if not piece.trainable and piece.symbol.id not in context.statistics
+        piece.symbol.id
+        for piece in pieces
+        if not piece.trainable and piece.symbol.id not in context.statistics
     )
     acting = tuple(piece for piece in pieces if piece.symbol.id not in fixed)
     return Analysis(tuple(context.records), acting, fixed, dict(context.blocked))
@@ -147,22 +150,24 @@ def _call(context: Context, node: Node, environment: dict[Node, Any], moving: se
 def _name(node: Node) -> str:
     target = node.target
     schema = getattr(target, "_schema", None)
-    return str(schema.name).split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
+    return (
+        str(schema.name).split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
+    )
 
 
 def _data(node: Node, call: Call) -> Any:
     value = node.meta.get("val")
     if isinstance(value, (tuple, list)):
-        return tuple(
-            unknown(tuple(v.shape)) if isinstance(v, Tensor) else v for v in value
-        )
+        return tuple(unknown(tuple(v.shape)) if isinstance(v, Tensor) else v for v in value)
     constant = None
     if call.name in ("full", "scalar_tensor") and isinstance(call.args[-1], (int, float)):
         constant = float(call.args[-1])
     elif call.name in ("zeros", "zeros_like", "new_zeros"):
         constant = 0.0
-    elif call.args and isinstance(call.args[0], Symbol) and call.name in ("expand", "_to_copy", "clone", "view"):
+    elif (
+        call.args
+        and isinstance(call.args[0], Symbol)
+        and call.name in ("expand", "_to_copy", "clone", "view")
+    ):
         constant = call.args[0].constant
     return unknown(call.shape, constant)
-
-

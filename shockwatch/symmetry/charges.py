@@ -62,10 +62,11 @@ def equations(record: Record, axis: Atom, scope: Scope) -> Iterator[Equation]:
         yield from _zero(tensors, axis)
         return
     both = len(x) == 2 and carries(x[0], axis) and carries(x[1], axis)
+    summed = law is Law.CONTRACT and _within(axis, record.atoms)
     if law is Law.CONTRACT or law is Law.MULTIPLY:
-        if both and scope is Scope.LINEAR and not (law is Law.CONTRACT and _within(axis, record.atoms)):
-            yield from _zero(tensors, axis)
-        elif law is Law.CONTRACT and _within(axis, record.atoms) and not both:
+        one_sided_sum = summed and not both
+        entrywise = both and not summed and scope is Scope.LINEAR
+        if one_sided_sum or entrywise:
             yield from _zero(tensors, axis)
         else:
             yield _equation((y, 1), *((t, -1) for t in x), axis=axis)

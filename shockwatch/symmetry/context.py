@@ -135,9 +135,7 @@ class Context:
         for child, size in zip(value.children, value.sizes, strict=True):
             low, high = max(start, offset), min(start + length, offset + size)
             if low < high:
-                part = self.narrow(
-                    child, value.dim, value.outer, size, value.inner, low - offset, high - low
-                )
+                part = self.narrow(child, value.dim, value.outer, size, value.inner, low - offset, high - low)
                 kept.append((high - low, part))
             offset += size
         if len(kept) == 1:
@@ -267,9 +265,7 @@ class Context:
                 return self.add(children, operator)
             gone = 0 if keep else sum(d < value.dim for d in dims)
             return value.same_cut(children, value.dim - gone)
-        left = [
-            () if d in dims else axis for d, axis in enumerate(value.dims) if keep or d not in dims
-        ]
+        left = [() if d in dims else axis for d, axis in enumerate(value.dims) if keep or d not in dims]
         return self.emit(Law.SELECT, (value,), Symbol(tuple(left)), operator)
 
 

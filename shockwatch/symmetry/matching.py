@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -58,7 +59,7 @@ def match_units_(
 
 
 def _reorder_(group: Permutation, state: State, similarity: Tensor) -> None:
-    orders = [linear_sum_assignment(block.cpu().numpy(), maximize=True)[1] for block in similarity]
+    orders = np.stack([linear_sum_assignment(block.cpu().numpy(), maximize=True)[1] for block in similarity])
     shape = (*(atom.size for atom in group.batch), group.units.size)
     group.permute_(state, torch.as_tensor(orders).reshape(shape))
 
@@ -81,7 +82,7 @@ def _similarity(
         for position in piece.positions(group.units):
             ours = group.unit_vectors(piece, state, position).double()
             theirs = group.unit_vectors(piece, reference, position).double()
-            part = theirs @ ours.mT
+            part = theirs @ ours.transpose(-2, -1)
             total = part if total is None else total + part
     assert total is not None
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os.path
+import itertools
 from collections.abc import Iterable, Sequence
 
 from shockwatch.symmetry.pieces import Piece
@@ -15,8 +15,9 @@ def _module(piece: Piece) -> str:
 def block_name(*sides: Sequence[Piece]) -> str:
     """``prefix.a-b`` for a group between the modules ``prefix.a`` and ``prefix.b``."""
     modules = list(dict.fromkeys(_module(side[0]) for side in sides if side))
-    prefix = os.path.commonprefix([module.rsplit(".", 1)[0] + "." for module in modules if "." in module])
-    prefix = prefix[: prefix.rfind(".") + 1] if all("." in module for module in modules) else ""
+    parents = [module.split(".")[:-1] for module in modules]
+    shared = list(itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False)))
+    prefix = "".join(f"{parts[0]}." for parts in shared)
     return prefix + "-".join(module[len(prefix) :] for module in modules)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from shockwatch.snapshot import State
@@ -36,7 +38,7 @@ class Place:
         """Turn the borders that were asked for into segments."""
         if self.borders and self.parts is None and self.segments is None:
             edges = [0, *sorted(self.borders), self.size]
-            self.segments = tuple(Place(b - a) for a, b in zip(edges, edges[1:], strict=False))
+            self.segments = tuple(Place(b - a) for a, b in itertools.pairwise(edges))
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,11 @@ class Piece:
             if isinstance(step, _Narrow):
                 tensor = tensor.narrow(step.axis, step.start, step.length)
             else:
-                tensor = tensor.unflatten(step.axis, step.sizes)
+                tensor = torch.unflatten(tensor, step.axis, step.sizes)
         for axis in reversed(range(tensor.dim())):
             sizes = [atom.size for atom in resolve(self.symbol.dims[axis])]
             if len(sizes) > 1:
-                tensor = tensor.unflatten(axis, sizes)
+                tensor = torch.unflatten(tensor, axis, sizes)
             elif not sizes:
                 tensor = tensor.squeeze(axis)
         return tensor

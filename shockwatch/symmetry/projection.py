@@ -35,7 +35,9 @@ def vertical(groups: Sequence[ContinuousGroup], state: State, coefficients: Coef
     return result
 
 
-def remove_vertical(groups: Sequence[ContinuousGroup], state: State, tangent: State, overlapping: bool) -> State:
+def remove_vertical(
+    groups: Sequence[ContinuousGroup], state: State, tangent: State, overlapping: bool
+) -> State:
     """``tangent`` minus its projection on the span of the generators at ``state``.
 
     Solves ``G^T G c = G^T t`` by conjugate gradients, preconditioned with each group's own inverse Gram matrix

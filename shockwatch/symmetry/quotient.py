@@ -114,7 +114,9 @@ class Quotient:
                     break
         return self._with_aliases(moved)
 
-    def canonicalize(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> State:
+    def canonicalize(
+        self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None
+    ) -> State:
         """The canonical point of the orbit of ``state``.
 
         The balanced point is unique up to rotations and signs. They are fixed against a random frame, the same
@@ -122,12 +124,19 @@ class Quotient:
         the second is continuous in time.
         """
         moved = self.balance(state)
+        if reference is not None:
+            return self.align(moved, reference)
         with torch.no_grad():
             for group in self._continuous:
-                if reference is None:
-                    group.fix_frame_(moved)
-                else:
-                    group.align_(moved, dict(reference))
+                group.fix_frame_(moved)
+        return self._with_aliases(moved)
+
+    def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
+        """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``."""
+        moved = self._copy(state)
+        with torch.no_grad():
+            for group in self._continuous:
+                group.align_(moved, dict(reference))
         return self._with_aliases(moved)
 
     def horizontal(self, state: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> State:
@@ -160,11 +169,15 @@ class Quotient:
 
     def observables(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         """Gauge-invariant numbers of one state: ``quotient/norm`` and ``block/<name>/...``."""
-        return {"quotient/norm": self.norm(self.balance(state)), **self.invariants(state)}
+        point = self.balance(state)
+        return {"quotient/norm": self.norm(point), **self.invariants(point)}
 
-    def invariants(self, state: Mapping[str, Tensor]) -> dict[str, float]:
-        """``block/<name>/<invariant>`` of every group that has some, in any gauge."""
-        plain = {name: tensor.detach() for name, tensor in state.items()}
+    def invariants(self, point: Mapping[str, Tensor]) -> dict[str, float]:
+        """``block/<name>/<invariant>`` of every group that has some, at a canonical ``point``.
+
+        At another point of the orbit the translations of the maps around a block would show in its product.
+        """
+        plain = {name: tensor.detach() for name, tensor in point.items()}
         with torch.no_grad():
             return {
                 f"block/{group.name}/{key}": value
@@ -200,7 +213,9 @@ class Quotient:
             outside = self.horizontal(point, dict(zip(self.names, image, strict=True)))
             return self.flatten(outside).numpy()
 
-        return LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype=np.dtype(str(dtype).split(".")[1]))
+        return LinearOperator(
+            (size, size), matvec=matvec, rmatvec=matvec, dtype=np.dtype(str(dtype).split(".")[1])
+        )
 
     def flatten(self, tangent: Mapping[str, Tensor]) -> Tensor:
         """One vector from a tangent, in the order of ``names``."""
@@ -208,7 +223,7 @@ class Quotient:
 
     def unflatten(self, vector: Tensor, like: Mapping[str, Tensor]) -> State:
         """The tangent behind a vector from :meth:`flatten`."""
-        parts = vector.split([like[n].numel() for n in self.names])
+        parts = torch.split(vector, [like[n].numel() for n in self.names])
         return {n: part.reshape(like[n].shape) for n, part in zip(self.names, parts, strict=True)}
 
     def __repr__(self) -> str:

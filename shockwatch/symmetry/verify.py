@@ -31,7 +31,9 @@ def generic_point(state: State, generator: torch.Generator) -> State:
     return point
 
 
-def measure(groups: Sequence[SymmetryGroup], loss: StepLoss, state: State, fixed: State, seed: int) -> list[float]:
+def measure(
+    groups: Sequence[SymmetryGroup], loss: StepLoss, state: State, fixed: State, seed: int
+) -> list[float]:
     """Largest relative change of the loss under random elements of each group, float64.
 
     Args:

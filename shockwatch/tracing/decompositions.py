@@ -31,7 +31,9 @@ def attention(
         keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(keep.logical_not(), -math.inf)
     if mask is not None:
-        scores = scores.masked_fill(mask.logical_not(), -math.inf) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(mask.logical_not(), -math.inf) if mask.dtype == torch.bool else scores + mask
+        )
     mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
     return mixed.transpose(1, 2).contiguous().transpose(1, 2) if mixed.dim() == 4 else mixed
 
@@ -65,7 +67,17 @@ def _flash_cuda(
 ) -> tuple[Any, ...]:
     out = attention(query, key, value, None, is_causal, scale)
     seed = query.new_zeros((), dtype=torch.int64)
-    return out, _statistics(query), None, None, query.shape[-2], key.shape[-2], seed, seed, query.new_zeros(())
+    return (
+        out,
+        _statistics(query),
+        None,
+        None,
+        query.shape[-2],
+        key.shape[-2],
+        seed,
+        seed,
+        query.new_zeros(()),
+    )
 
 
 def _efficient_cuda(
@@ -97,12 +109,22 @@ def _cudnn(
 ) -> tuple[Any, ...]:
     out = attention(query, key, value, attn_bias, is_causal, scale)
     seed = query.new_zeros((), dtype=torch.int64)
-    return out, _statistics(query), None, None, query.shape[-2], key.shape[-2], seed, seed, query.new_zeros(())
+    return (
+        out,
+        _statistics(query),
+        None,
+        None,
+        query.shape[-2],
+        key.shape[-2],
+        seed,
+        seed,
+        query.new_zeros(()),
+    )
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
     """The fused attention operators this build of torch has, each with its plain form."""
-    plain = {
+    plain: dict[str, Callable[..., Any]] = {
         "_scaled_dot_product_flash_attention_for_cpu": _flash_cpu,
         "_scaled_dot_product_flash_attention": _flash_cuda,
         "_scaled_dot_product_efficient_attention": _efficient_cuda,

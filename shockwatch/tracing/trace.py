@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
@@ -18,6 +14,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.stateless import _reparametrize_module
 
+from shockwatch.replica import preserved_randomness, private_copy
 from shockwatch.snapshot import State
 from shockwatch.tracing.decompositions import decomposition_table
 
@@ -63,18 +60,6 @@ class Trace:
         ]
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A structural copy of ``model`` that shares its tensors and nothing else.
-
-    Modules, lists and hooks are copied; parameters, buffers and an attached trainer are shared, so the copy
-    costs no memory and nothing that runs on it can rebind what the live model holds.
-    """
-    shared: list[Any] = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        shared += [module.__dict__[a] for a in ("_trainer", "_fabric") if module.__dict__.get(a) is not None]
-    return copy.deepcopy(model, memo={id(item): item for item in shared})
-
-
 def _evaluation_mode(model: nn.Module) -> None:
     """Dropout off, batch norm on batch statistics: the training loss without its noise."""
     model.eval()
@@ -83,19 +68,9 @@ def _evaluation_mode(model: nn.Module) -> None:
             module.train()
 
 
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
-def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch.dtype | None = None) -> Trace:
+def trace_step(
+    model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch.dtype | None = None
+) -> Trace:
     """Trace ``loss_fn(model, batch)`` without running it: no memory, no change to the model or to any generator.
 
     Args:
@@ -104,8 +79,7 @@ def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch
     Raises:
         TraceError: if the step cannot be traced, or does not return a scalar tensor.
     """
-    original = getattr(model, "_orig_mod", model)
-    private = private_copy(original)
+    private = private_copy(model)
     _evaluation_mode(private)
     named = dict(private.named_parameters())
     trainable = tuple(n for n, p in named.items() if p.requires_grad and p.is_floating_point())
@@ -141,13 +115,15 @@ def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch
         [fake(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
     )
     try:
-        with _random_state_kept(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            graph = make_fx(
-                step, decomposition_table(), tracing_mode="fake", _allow_non_fake_inputs=True
-            )(*inputs)
+        with preserved_randomness(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            graph = make_fx(step, decomposition_table(), tracing_mode="fake", _allow_non_fake_inputs=True)(
+                *inputs
+            )
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
-        raise TraceError(f"the training step cannot be traced: {type(error).__name__}: {reason[0]}") from error
+        raise TraceError(
+            f"the training step cannot be traced: {type(error).__name__}: {reason[0]}"
+        ) from error
     names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     draws = any(word in name for name in names for word in _RANDOM)
     return Trace(graph, trainable, fixed, spec, draws, dtype)

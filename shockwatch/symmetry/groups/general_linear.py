@@ -23,7 +23,9 @@ _RANK_TOLERANCE = 1e-13
 
 @dataclass(eq=False)
 class GeneralLinear(ContinuousGroup):
-    """``P -> A P`` on the pieces of charge +1, ``N -> A^-T N`` on those of charge -1, one ``A`` for each index of ``batch``.
+    """``P -> A P`` on the pieces of charge +1, ``N -> A^-T N`` on those of charge -1.
+
+    There is one ``A`` for each index of ``batch``.
 
     Pieces are stacked as matrices ``(batch, d, rest)``; biases are extra columns. Canonical form: ``P P^T = N N^T``
     (Kempf & Ness 1979), reached by ``A^T A = G_P^(-1/2) (G_P^(1/2) G_N G_P^(1/2))^(1/2) G_P^(-1/2)`` (theory.md 2).
@@ -72,7 +74,8 @@ class GeneralLinear(ContinuousGroup):
 
     def _gram(self, state: State, sign: float) -> Tensor:
         stack = self._stack(state, sign).double()
-        return stack @ stack.mT
+        result: Tensor = stack @ stack.transpose(-2, -1)
+        return result
 
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         d, count = self._row.size, self.blocks
@@ -88,17 +91,17 @@ class GeneralLinear(ContinuousGroup):
         self._act_(state, matrix, inverse)
 
     def _balance(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """The balancing matrix, its inverse transpose (both symmetric positive) and the logarithms of its eigenvalues."""
+        """The balancing matrix and its inverse (both symmetric positive), and the logarithms of its eigenvalues."""
         p, n = self._gram(state, 1.0), self._gram(state, -1.0)
         healthy = (_conditioned(p) & _conditioned(n))[:, None, None]
         eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
         p, n = torch.where(healthy, p, eye), torch.where(healthy, n, eye)
         root, inverse_root = _powers(p, 0.5), _powers(p, -0.5)
         square = inverse_root @ _powers(root @ n @ root, 0.5) @ inverse_root
-        values, vectors = torch.linalg.eigh((square + square.mT) / 2)
+        values, vectors = torch.linalg.eigh((square + square.transpose(-2, -1)) / 2)
         logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
-        matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.mT
-        inverse = (vectors * torch.exp(-logs)[:, None, :]) @ vectors.mT
+        matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.transpose(-2, -1)
+        inverse = (vectors * torch.exp(-logs)[:, None, :]) @ vectors.transpose(-2, -1)
         return matrix, inverse, logs
 
     def canonicalize_(self, state: State) -> float:
@@ -118,13 +121,13 @@ class GeneralLinear(ContinuousGroup):
 
     def fix_frame_(self, state: State) -> None:
         stack = self._stack(state, 1.0).double()
-        overlap = frame((stack.shape[-1], self._row.size), stack).mT @ stack.mT
+        overlap = frame((stack.shape[-1], self._row.size), stack).transpose(-2, -1) @ stack.transpose(-2, -1)
         self._rotate_(state, overlap)
 
     def align_(self, state: State, reference: State) -> None:
         overlap = sum(
             (
-                self._stack(reference, sign).double() @ self._stack(state, sign).double().mT
+                self._stack(reference, sign).double() @ self._stack(state, sign).double().transpose(-2, -1)
                 for sign in (1.0, -1.0)
             ),
             torch.zeros((), dtype=torch.float64),
@@ -142,37 +145,41 @@ class GeneralLinear(ContinuousGroup):
             if not piece.trainable:
                 continue
             matrices = as_matrices(piece, piece.view(state), self.batch, self._row)
-            step = coefficients @ matrices if charge > 0 else -(coefficients.mT @ matrices)
+            step = coefficients @ matrices if charge > 0 else -(coefficients.transpose(-2, -1) @ matrices)
             target = piece.view(tangent)
             old = as_matrices(piece, target, self.batch, self._row)
             write_matrices(piece, target, self.batch, self._row, old + step)
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
-        growing = self._stack(tangent, 1.0) @ self._stack(state, 1.0).mT
-        return growing - self._stack(state, -1.0) @ self._stack(tangent, -1.0).mT
+        growing = self._stack(tangent, 1.0) @ self._stack(state, 1.0).transpose(-2, -1)
+        result: Tensor = growing - self._stack(state, -1.0) @ self._stack(tangent, -1.0).transpose(-2, -1)
+        return result
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         """The Sylvester equation ``G_N X + X G_P = R`` in the eigenbases of both Gram matrices."""
         p_values, p_vectors = torch.linalg.eigh(self._gram(state, 1.0))
         n_values, n_vectors = torch.linalg.eigh(self._gram(state, -1.0))
-        rotated = n_vectors.mT @ coefficients.double() @ p_vectors
+        rotated = n_vectors.transpose(-2, -1) @ coefficients.double() @ p_vectors
         weights = n_values[:, :, None] + p_values[:, None, :]
         floor = _RANK_TOLERANCE * weights.amax((-2, -1), keepdim=True)
         solved = torch.where(weights > floor, rotated / weights, torch.zeros_like(rotated))
-        return (n_vectors @ solved @ p_vectors.mT).to(coefficients.dtype)
+        result: Tensor = (n_vectors @ solved @ p_vectors.transpose(-2, -1)).to(coefficients.dtype)
+        return result
 
     def head_similarity(self, state: State, reference: State) -> Tensor:
         """Largest inner product of any two blocks under a rotation, ``(blocks of reference, blocks of state)``."""
         ours = torch.cat([self._stack(state, sign).double() for sign in (1.0, -1.0)], -1)
         theirs = torch.cat([self._stack(reference, sign).double() for sign in (1.0, -1.0)], -1)
         overlap = torch.einsum("hdm,kem->hkde", theirs, ours)
-        return torch.linalg.svdvals(overlap).sum(-1)
+        result: Tensor = torch.linalg.svdvals(overlap).sum(-1)
+        return result
 
     def singular_values(self, state: State) -> Tensor:
         """Singular values of the invariant product ``P^T N``, ``(blocks, d)``, largest last."""
         root = _powers(self._gram(state, 1.0), 0.5)
         square = root @ self._gram(state, -1.0) @ root
-        return torch.linalg.eigvalsh((square + square.mT) / 2).clamp_min(0).sqrt()
+        result: Tensor = torch.linalg.eigvalsh((square + square.transpose(-2, -1)) / 2).clamp_min(0).sqrt()
+        return result
 
     def invariants(self, state: State) -> dict[str, float]:
         """Spectral norm, stable rank and effective rank of the product; the extreme head where there are many."""
@@ -192,11 +199,12 @@ class GeneralLinear(ContinuousGroup):
 
 def _powers(matrix: Tensor, power: float) -> Tensor:
     """A power of a symmetric positive matrix; negative powers leave the null space at zero."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    values, vectors = torch.linalg.eigh((matrix + matrix.transpose(-2, -1)) / 2)
     floor = _RANK_TOLERANCE * values[..., -1:].clamp_min(0) * (power < 0)
     safe = values.clamp_min(torch.finfo(torch.float64).tiny)
     powered = torch.where(values > floor, safe**power, torch.zeros_like(values))
-    return (vectors * powered[..., None, :]) @ vectors.mT
+    result: Tensor = (vectors * powered[..., None, :]) @ vectors.transpose(-2, -1)
+    return result
 
 
 def _conditioned(gram: Tensor) -> Tensor:
@@ -204,7 +212,8 @@ def _conditioned(gram: Tensor) -> Tensor:
     finite = torch.isfinite(gram).all(-1).all(-1)
     safe = torch.where(finite[:, None, None], gram, torch.zeros_like(gram))
     values = torch.linalg.eigvalsh(safe)
-    return finite & (values[:, 0] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
+    full: Tensor = finite & (values[:, 0] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
+    return full
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
@@ -212,7 +221,9 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     groups: list[SymmetryGroup] = []
     for axis in system.analysis.classes():
         for solution in system.basis(axis, Scope.LINEAR):
-            members = [(p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution]
+            members = [
+                (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution
+            ]
             first = members[0][1]
             members = [(p, q / first) for p, q in members]
             if {q for _, q in members} != {1.0, -1.0} or not all(p.trainable for p, _ in members):

@@ -78,7 +78,9 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
         pieces = tuple(p for p in system.analysis.pieces if p.positions(axis))
         if axis in linear or system.touches_fixed(axis) or not any(p.trainable for p in pieces):
             continue
-        batch = tuple(atom for atom in system.axes_beside(axis) if all(len(p.positions(atom)) == 1 for p in pieces))
+        batch = tuple(
+            atom for atom in system.axes_beside(axis) if all(len(p.positions(atom)) == 1 for p in pieces)
+        )
         name = block_name([p for p in pieces if p.trainable])
         evidence = f"{axis.size} interchangeable indices"
         groups.append(Permutation(name, pieces, evidence, axis=axis, batch=batch))

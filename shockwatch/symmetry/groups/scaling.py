@@ -49,7 +49,9 @@ class ScalingGroup(ContinuousGroup):
 
     def _per_unit(self, piece: Piece, tensor: Tensor) -> Tensor:
         moved = units_last(piece, tensor, self.units)
-        return moved.sum(tuple(range(moved.dim() - len(self.units)))) if moved.dim() > len(self.units) else moved
+        return (
+            moved.sum(tuple(range(moved.dim() - len(self.units)))) if moved.dim() > len(self.units) else moved
+        )
 
     def _norms(self, state: State) -> list[tuple[float, Tensor]]:
         return [
@@ -182,7 +184,9 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     seen: set[tuple[frozenset[tuple[str, float]], frozenset[int]]] = set()
     for axis in system.analysis.classes():
         for solution in system.basis(axis, Scope.POSITIVE):
-            members = [(p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution]
+            members = [
+                (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution
+            ]
             first = members[0][1]
             members = [(p, math.copysign(1.0, first) * q) for p, q in members]
             units = tuple(system.shared_axes(solution))
@@ -198,7 +202,10 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
                 cls = RealScaling
             else:
                 cls = PositiveScaling
-            sides = [p for p, q in members if q > 0 and p.trainable], [p for p, q in members if q < 0 and p.trainable]
+            sides = (
+                [p for p, q in members if q > 0 and p.trainable],
+                [p for p, q in members if q < 0 and p.trainable],
+            )
             evidence = f"{axis.size} units through {system.path(axis, solution)}"
             approximate = system.approximate(axis, solution)
             groups.append(

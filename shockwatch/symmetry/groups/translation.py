@@ -159,7 +159,9 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
                 continue
             seen.add((piece.label, along))
             evidence = f"removed by {record.operator}"
-            groups.append(Translation(block_name([piece]), (piece, *_followers(system, piece)), evidence, along=along))
+            groups.append(
+                Translation(block_name([piece]), (piece, *_followers(system, piece)), evidence, along=along)
+            )
     return groups
 
 
@@ -170,10 +172,18 @@ def _followers(system: ChargeSystem, bias: Piece) -> list[Piece]:
         for record in system.analysis.records
         if record.operator == "running statistics" and record.law is Law.ADD
     ]
-    shifted = {record.output.id for record in system.analysis.records if record.law is Law.ADD and bias.symbol.id in {s.id for s in record.inputs}}
+    shifted = {
+        record.output.id
+        for record in system.analysis.records
+        if record.law is Law.ADD and bias.symbol.id in {s.id for s in record.inputs}
+    }
     followers = []
     for record in system.analysis.records:
-        if record.law is Law.SELECT and record.operator == "running statistics" and record.inputs[0].id in shifted:
+        if (
+            record.law is Law.SELECT
+            and record.operator == "running statistics"
+            and record.inputs[0].id in shifted
+        ):
             tied = [m.inputs[1].id for m in means if m.inputs[0].id == record.output.id]
             followers += [p for p in system.analysis.pieces if p.symbol.id in tied]
     return followers

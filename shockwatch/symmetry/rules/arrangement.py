@@ -103,9 +103,7 @@ def _unbind(ctx: Context, call: Call) -> tuple[Value, ...]:
     sizes = shape(value)
     dim = call.arg(1, "dim", 0) % len(sizes)
     rest = sizes[:dim] + sizes[dim + 1 :]
-    return tuple(
-        ctx.reshape(ctx.narrow(value, dim, 1, sizes[dim], 1, k, 1), rest) for k in range(sizes[dim])
-    )
+    return tuple(ctx.reshape(ctx.narrow(value, dim, 1, sizes[dim], 1, k, 1), rest) for k in range(sizes[dim]))
 
 
 def _cat(ctx: Context, call: Call) -> Value:

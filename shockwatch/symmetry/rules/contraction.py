@@ -60,9 +60,7 @@ def _convolution(ctx: Context, call: Call) -> Value:
         w_axes = ("co" if transposed else "oc") + k
         product = ctx.contract(windows, weight, "bc" + k + s, w_axes, "bo" + s, call.name)
     else:
-        windows = ctx.reshape(
-            windows, (call.shape[0], groups, channels_in // groups, *taps, *call.shape[2:])
-        )
+        windows = ctx.reshape(windows, (call.shape[0], groups, channels_in // groups, *taps, *call.shape[2:]))
         if transposed:
             grouped = ctx.reshape(weight, (groups, channels_in // groups, channels_out // groups, *taps))
         else:

@@ -106,7 +106,12 @@ RULES = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _rms_norm,
     **dict.fromkeys(
-        ["native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"]
+        [
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "cudnn_batch_norm",
+            "_native_batch_norm_legit_no_training",
+        ]
         + ["_native_batch_norm_legit_functional", "miopen_batch_norm", "_batch_norm_with_update"],
         _batch_norm,
     ),

@@ -63,9 +63,7 @@ def softmax(ctx: Context, value: Value, dim: int, call: Call) -> Value:
         if value.dim == dim:
             return ctx.opaque(call, [value])
         return value.same_cut([softmax(ctx, child, dim, call) for child in value.children])
-    return ctx.emit(
-        Law.SOFTMAX, (value,), Symbol(value.dims), call.name, atoms=resolve(value.dims[dim])
-    )
+    return ctx.emit(Law.SOFTMAX, (value,), Symbol(value.dims), call.name, atoms=resolve(value.dims[dim]))
 
 
 def _logsumexp(ctx: Context, call: Call) -> Value:

@@ -1,0 +1,224 @@
+"""From one snapshot to its scalars: the analysis that runs on the background thread."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shockwatch.curvature.hvp import CanonicalLoss
+from shockwatch.observables import OBSERVABLES, Point
+from shockwatch.phase import PhaseIndicators
+from shockwatch.shock import ShockIndicators, probe
+from shockwatch.snapshot import Observation, Snapshot, State
+from shockwatch.symmetry import Quotient, quotient_of
+from shockwatch.tracing import StepLoss, Trace, TraceError, trace_step
+from shockwatch.tracing.trace import LossFunction
+
+_log = logging.getLogger("shockwatch")
+
+# Up to this many parameters curvature is computed in float64, whatever the model's type: it costs little there.
+_FLOAT64_PARAMETERS = 1_000_000
+
+
+class Engine:
+    """Quotient, observables and indicators of one run; snapshots come in step order.
+
+    Holds two copies of the parameters (the last snapshot, raw and canonical) and one of the start.
+    Built on the main thread by :meth:`build`; the verification of the symmetry groups waits for the first
+    snapshot, on the thread that processes it.
+    """
+
+    def __init__(
+        self, model: nn.Module, batch: Any, traces: tuple[Trace, Trace] | None, horizon: int, seed: int
+    ) -> None:
+        self._model = model
+        self._batch = batch
+        self._traces = traces
+        self._seed = seed
+        self._frozen = {
+            name: tensor.detach().clone()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad)
+        }
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._quotient: Quotient | None = None
+        self._loss: StepLoss | None = None
+        self._observables = [make() for make in OBSERVABLES]
+        self._shock = ShockIndicators(horizon)
+        self._phase = PhaseIndicators()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._previous: Point | None = None
+        self._gradient: tuple[Tensor, State] | None = None
+        self._warm_start: Any = None
+        self._proximity = 0.0
+
+    @classmethod
+    def build(
+        cls,
+        model: nn.Module,
+        loss_fn: LossFunction | None,
+        batch: Any,
+        *,
+        horizon: int,
+        seed: int,
+        probe: bool,
+    ) -> Engine:
+        """Trace the step on fake tensors and make the engine; a step that cannot be traced costs one warning.
+
+        Args:
+            model: a private copy of the model.
+            loss_fn: ``loss_fn(model, batch) -> scalar tensor``; ``None``: no symmetries and no curvature.
+            batch: a private copy of a batch.
+            horizon: steps ahead that count as near.
+            seed: of every random number drawn here.
+            probe: whether curvature will be asked for.
+        """
+        traces = None
+        if loss_fn is not None:
+            try:
+                wide = trace_step(model, loss_fn, batch, torch.float64)
+                small = sum(p.numel() for p in model.parameters()) <= _FLOAT64_PARAMETERS
+                own = wide if small or not probe else trace_step(model, loss_fn, batch)
+                traces = (wide, own)
+            except TraceError as error:
+                _log.warning(
+                    "%s. shockwatch watches raw parameters only: no symmetries, no curvature.", error
+                )
+        if traces is not None and traces[0].draws_random_numbers:
+            _log.warning(
+                "the training step draws random numbers even in evaluation mode; its loss cannot be probed, so "
+                "shockwatch watches raw parameters only: no symmetries, no curvature. Pass loss_fn= without them."
+            )
+            traces = None
+        return cls(model, batch, traces, horizon, seed)
+
+    @property
+    def quotient(self) -> Quotient:
+        """The quotient the run is watched on; built at the first call."""
+        if self._quotient is None:
+            if self._traces is None:
+                names = [n for n, p in self._model.named_parameters() if p.requires_grad]
+                self._quotient = Quotient((), names)
+            else:
+                wide, own = self._traces
+                self._quotient = quotient_of(wide, self._model, self._batch, self._seed)
+                self._loss = StepLoss(own, self._batch)
+        return self._quotient
+
+    def process(self, snapshot: Snapshot, probe: bool) -> Observation:
+        """All scalars of one snapshot; with ``probe`` those of curvature too."""
+        first = self._quotient is None
+        quotient = self.quotient
+        notes = _describe(quotient, self._traces is not None) if first else ()
+        values: dict[str, float] = {}
+        finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
+        if finite:
+            point = self._point(quotient, snapshot)
+            for observable in self._observables:
+                values.update(observable.compute(point, self._previous))
+            if probe and self._loss is not None:
+                shock, news = self._probe(point, snapshot, values.get("quotient/viscosity", math.nan))
+                values.update(shock)
+                notes += news
+            self._previous = point
+        else:
+            notes += ("parameters are not finite.",)
+        loss = math.nan if snapshot.loss is None else snapshot.loss
+        known = 0.0 if snapshot.loss is None else loss
+        values.update(self._phase.update(snapshot.step, values, loss=known, finite=finite))
+        return Observation(snapshot.step, values, notes)
+
+    def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
+        reference = None if self._previous is None else self._previous.canonical
+        raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
+        canonical = quotient.canonicalize(raw, reference)
+        return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
+
+    def _probe(
+        self, point: Point, snapshot: Snapshot, viscosity: float
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        assert self._loss is not None
+        assert self._traces is not None
+        dtype = self._traces[1].dtype
+        state = {n: _cast(t, dtype).to(self._device) for n, t in point.canonical.items()}
+        frozen = {n: _cast(t, dtype) for n, t in self._frozen.items()}
+        if dtype is not None:
+            # Canonical in float32 is not quite canonical in float64.
+            state = point.quotient.align(point.quotient.balance(state), state)
+        reduced = CanonicalLoss(point.quotient, self._loss, state, frozen)
+        seen = probe(reduced, self._warm_start, self._generator)
+        self._warm_start = seen.warm_start
+        values, notes = self._shock.update(
+            seen,
+            step=point.step,
+            training_time=point.training_time,
+            time_per_step=snapshot.time_per_step,
+            viscosity=viscosity,
+            displacement_alignment=self._alignment(point),
+        )
+        values["shock/lr_lambda_max"] = snapshot.learning_rate * seen.lambda_max
+        self._gradient = (reduced.gradient().cpu(), point.canonical)
+        return values, notes
+
+    def _alignment(self, point: Point) -> float:
+        """Cosine between the displacement since the last probe and the descent direction there."""
+        if self._gradient is None:
+            return math.nan
+        gradient, start = self._gradient
+        move = point.quotient.flatten(point.canonical).double() - point.quotient.flatten(start).double()
+        size = float(move.norm()) * float(gradient.norm())
+        return -float(move @ gradient.double()) / size if size > 0 else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the indicators remember, in plain types and tensors."""
+        return {
+            "observables": {type(o).__name__: o.state_dict() for o in self._observables},
+            "shock": self._shock.state_dict(),
+            "phase": self._phase.state_dict(),
+            "canonical": None if self._previous is None else dict(self._previous.canonical),
+            "raw": None if self._previous is None else dict(self._previous.raw),
+            "clock": None if self._previous is None else [self._previous.step, self._previous.training_time],
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; the run goes on as if it had not stopped."""
+        for observable in self._observables:
+            own = state["observables"].get(type(observable).__name__)
+            if own is not None:
+                observable.load_state_dict(own)
+        self._shock.load_state_dict(state["shock"])
+        self._phase.load_state_dict(state["phase"])
+        self._generator.set_state(state["generator"])
+        if state["canonical"] is not None:
+            step, training_time = state["clock"]
+            self._previous = Point(
+                int(step), float(training_time), dict(state["raw"]), dict(state["canonical"]), self.quotient
+            )
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _describe(quotient: Quotient, traced: bool) -> tuple[str, ...]:
+    """What inference found, in plain sentences."""
+    if not traced:
+        return ("no step was traced: raw parameters are watched, without symmetries or curvature.",)
+    kinds: dict[str, int] = {}
+    for group in quotient.groups:
+        kinds[group.kind] = kinds.get(group.kind, 0) + group.dim
+    total = sum(kinds.values())
+    parts = ", ".join(f"{kind} {dim}" for kind, dim in kinds.items() if dim)
+    notes = [f"symmetries: {total} redundant directions ({parts or 'none'})."]
+    if quotient.blocked:
+        notes.append(f"operators without a symmetry rule: {', '.join(sorted(quotient.blocked))}.")
+    if quotient.rejected:
+        refused = ", ".join(f"{g.kind} {g.name} ({g.residual:.1e})" for g in quotient.rejected)
+        notes.append(f"groups the measurement refused: {refused}.")
+    return tuple(notes)

@@ -1,0 +1,50 @@
+"""The path on the quotient: norm, speed, length, distance from the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from shockwatch.observables.base import Observable, Point
+from shockwatch.snapshot import State
+
+
+class QuotientPath(Observable):
+    """``quotient/norm``, ``speed`` (per optimiser step), ``path_length`` and ``distance_from_start``.
+
+    All in units of the parameters.
+    """
+
+    def __init__(self) -> None:
+        self._length = 0.0
+        self._start: State | None = None
+
+    def compute(self, point: Point, previous: Point | None) -> dict[str, float]:
+        quotient = point.quotient
+        if self._start is None:
+            self._start = {name: point.canonical[name].clone() for name in quotient.names}
+        speed = math.nan
+        if previous is not None:
+            moved = quotient.euclidean(point.canonical, previous.canonical)
+            self._length += moved
+            speed = moved / max(point.step - previous.step, 1)
+        return {
+            "quotient/norm": quotient.norm(point.canonical),
+            "quotient/speed": speed,
+            "quotient/path_length": self._length,
+            "quotient/distance_from_start": self._from_start(point),
+        }
+
+    def _from_start(self, point: Point) -> float:
+        assert self._start is not None
+        # Alignment along the way follows the path; the distance wants the nearest point of the orbit.
+        nearest = point.quotient.align(point.canonical, {**point.canonical, **self._start})
+        return point.quotient.euclidean(nearest, self._start)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"length": self._length, "start": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._length = float(state["length"])
+        self._start = state["start"]

@@ -1,0 +1,171 @@
+"""Which groups are found, and that every one of them leaves the loss alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shockwatch.symmetry import infer_symmetries
+from shockwatch.tracing import TraceError
+from tests.symmetry.cases import BY_NAME, CASES, Case, cross_entropy, state_of, vectors
+
+
+def true_redundancy(case: Case, model: nn.Module) -> int:
+    """Parameters minus the rank of loss gradients over random batches (theory.md 1, "The oracle")."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+    parameters = list(model.parameters())
+    count = sum(p.numel() for p in parameters)
+    rows = []
+    for seed in range(1, count + 41):
+        gradient = torch.autograd.grad(case.loss(model, case.data(seed)), parameters)
+        rows.append(torch.cat([g.reshape(-1) for g in gradient]))
+    values = torch.linalg.svdvals(torch.stack(rows))
+    logs = torch.log10((values / values[0]).clamp_min(1e-15))
+    widest = int((logs[:-1] - logs[1:]).argmax())
+    return count - widest - 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_dimensions_by_kind(case: Case) -> None:
+    quotient = infer_symmetries(case.model(), case.loss, case.data())
+    found: Counter[str] = Counter()
+    for group in quotient.groups:
+        found[group.kind] += group.dim
+    assert {kind: dim for kind, dim in found.items() if dim} == case.dims
+    assert quotient.blocked == {}
+    assert quotient.rejected == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "leaky", "cnn", "swiglu", "packed swiglu", "written attention", "linear"]
+)
+def test_nothing_is_missed(name: str) -> None:
+    case = BY_NAME[name]
+    model = case.model()
+    quotient = infer_symmetries(model, case.loss, case.data())
+    assert quotient.dim_exact == true_redundancy(case, model)
+
+
+@pytest.mark.parametrize("name", ["attention", "packed attention", "multi-head", "residual"])
+def test_never_more_than_there_are(name: str) -> None:
+    case = BY_NAME[name]
+    model = case.model()
+    assert infer_symmetries(model, case.loss, case.data()).dim <= true_redundancy(case, model)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_residuals(case: Case) -> None:
+    quotient = infer_symmetries(case.model(), case.loss, case.data())
+    for group in quotient.groups:
+        if group.kind == "scale invariance":
+            assert 1e-9 < group.residual < 1e-2, "an eps of 1e-5 shows, and only a little"
+        else:
+            assert group.residual < 1e-12, (group.kind, group.name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_float32_models_are_verified_in_float64(case: Case) -> None:
+    model = case.model(torch.float32)
+    quotient = infer_symmetries(model, case.loss, case.data(dtype=torch.float32))
+    assert quotient.dim == sum(case.dims.values())
+
+
+def test_evaluation_mode_keeps_the_function_too() -> None:
+    """Batch norm's running statistics move with the weights."""
+    case = BY_NAME["cnn"]
+    model = case.model()
+    model.train()
+    for seed in range(5):
+        model(case.data(seed)[0])
+    quotient = infer_symmetries(model, case.loss, case.data())
+    state = state_of(model)
+    moved = quotient.random_transform(state, torch.Generator().manual_seed(1), 0.5, approximate=True)
+    model.eval()
+    before = case.loss(model, case.data(9))
+    after = case.loss(copy.deepcopy(model).requires_grad_(False), case.data(9))
+    assert before.detach() == after
+    twin = copy.deepcopy(model)
+    twin.load_state_dict({**model.state_dict(), **moved})
+    assert abs(case.loss(twin, case.data(9)) - before).item() < 1e-3 * abs(before.item())
+    exact = copy.deepcopy(model)
+    exact.load_state_dict({**model.state_dict(), **quotient.random_transform(state, scale=0.5)})
+    assert abs(case.loss(exact, case.data(9)) - before).item() < 1e-12
+
+
+class Opaque(nn.Module):
+    """An operator without a rule between two maps that would admit scalings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.special.bessel_j0(self.a(x)))
+
+
+def test_unknown_operator_means_no_symmetry_and_is_named() -> None:
+    quotient = infer_symmetries(Opaque(), cross_entropy, vectors(0))
+    assert set(quotient.blocked) == {"special_bessel_j0"}
+    assert {g.kind for g in quotient.groups} == {"translation"}
+
+
+class Gelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.gelu(self.a(x)))
+
+
+def test_gelu_units_only_permute() -> None:
+    quotient = infer_symmetries(Gelu(), cross_entropy, vectors(0))
+    assert {g.kind for g in quotient.groups} == {"translation", "permutation"}
+
+
+def test_no_symmetry_at_all() -> None:
+    model = nn.Linear(6, 4)
+    quotient = infer_symmetries(model, lambda m, b: F.mse_loss(m(b[0]), b[0][:, :4]), vectors(0))
+    assert quotient.groups == ()
+    state = state_of(model)
+    for name, tensor in quotient.canonicalize(state).items():
+        assert torch.equal(tensor, state[name])
+
+
+def test_frozen_side_removes_the_freedom() -> None:
+    model = BY_NAME["mlp"].model()
+    model[0].weight.requires_grad_(False)
+    quotient = infer_symmetries(model, cross_entropy, BY_NAME["mlp"].data())
+    assert sum(g.dim for g in quotient.groups if g.kind == "positive scaling") == 7
+    assert all("0.weight" not in g.parameters for g in quotient.groups)
+
+
+def test_step_that_reads_a_value_cannot_be_traced() -> None:
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        value = cross_entropy(model, batch)
+        return value if value.item() > 0 else -value
+
+    with pytest.raises(TraceError, match="cannot be traced"):
+        infer_symmetries(BY_NAME["mlp"].model(), loss, BY_NAME["mlp"].data())
+
+
+def test_inference_changes_nothing() -> None:
+    case = BY_NAME["cnn"]
+    model = case.model().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    infer_symmetries(model, case.loss, case.data())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert model.training
+    assert all(m.training for m in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(p.grad is None for p in model.parameters())
