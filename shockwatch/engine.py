@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from shockwatch.curvature.hvp import CanonicalLoss
 from shockwatch.observables import OBSERVABLES, Point
 from shockwatch.phase import PhaseIndicators
-from shockwatch.shock import ShockIndicators, probe
+from shockwatch.shock.indicators import ShockIndicators
+from shockwatch.shock.probe import probe as probe_point
 from shockwatch.snapshot import Observation, Snapshot, State
 from shockwatch.symmetry import Quotient, quotient_of
 from shockwatch.tracing import StepLoss, Trace, TraceError, trace_step
@@ -33,12 +34,10 @@ class Engine:
     snapshot, on the thread that processes it.
     """
 
-    def __init__(
-        self, model: nn.Module, batch: Any, traces: tuple[Trace, Trace] | None, horizon: int, seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, batch: Any, trace: Trace | None, horizon: int, seed: int) -> None:
         self._model = model
         self._batch = batch
-        self._traces = traces
+        self._trace = trace
         self._seed = seed
         self._frozen = {
             name: tensor.detach().clone()
@@ -46,6 +45,7 @@ class Engine:
             if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad)
         }
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._dtype: torch.dtype | None = None
         self._quotient: Quotient | None = None
         self._loss: StepLoss | None = None
         self._observables = [make() for make in OBSERVABLES]
@@ -78,43 +78,42 @@ class Engine:
             seed: of every random number drawn here.
             probe: whether curvature will be asked for.
         """
-        traces = None
+        trace = None
         if loss_fn is not None:
             try:
-                wide = trace_step(model, loss_fn, batch, torch.float64)
-                small = sum(p.numel() for p in model.parameters()) <= _FLOAT64_PARAMETERS
-                own = wide if small or not probe else trace_step(model, loss_fn, batch)
-                traces = (wide, own)
+                trace = trace_step(model, loss_fn, batch)
             except TraceError as error:
                 _log.warning(
                     "%s. shockwatch watches raw parameters only: no symmetries, no curvature.", error
                 )
-        if traces is not None and traces[0].draws_random_numbers:
+        if trace is not None and trace.draws_random_numbers:
             _log.warning(
                 "the training step draws random numbers even in evaluation mode; its loss cannot be probed, so "
                 "shockwatch watches raw parameters only: no symmetries, no curvature. Pass loss_fn= without them."
             )
-            traces = None
-        return cls(model, batch, traces, horizon, seed)
+            trace = None
+        return cls(model, batch, trace, horizon, seed)
 
     @property
     def quotient(self) -> Quotient:
         """The quotient the run is watched on; built at the first call."""
         if self._quotient is None:
-            if self._traces is None:
+            if self._trace is None:
                 names = [n for n, p in self._model.named_parameters() if p.requires_grad]
                 self._quotient = Quotient((), names)
             else:
-                wide, own = self._traces
-                self._quotient = quotient_of(wide, self._model, self._batch, self._seed)
-                self._loss = StepLoss(own, self._batch)
+                self._quotient = quotient_of(self._trace, self._model, self._batch, self._seed)
+                small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
+                self._dtype = torch.float64 if small else None
+                trace = self._trace if self._dtype is None else self._trace.in_dtype(self._dtype)
+                self._loss = StepLoss(trace, self._batch)
         return self._quotient
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too."""
         first = self._quotient is None
         quotient = self.quotient
-        notes = _describe(quotient, self._traces is not None) if first else ()
+        notes = _describe(quotient, self._trace is not None) if first else ()
         values: dict[str, float] = {}
         finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
         if finite:
@@ -143,15 +142,14 @@ class Engine:
         self, point: Point, snapshot: Snapshot, viscosity: float
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         assert self._loss is not None
-        assert self._traces is not None
-        dtype = self._traces[1].dtype
+        dtype = self._dtype
         state = {n: _cast(t, dtype).to(self._device) for n, t in point.canonical.items()}
         frozen = {n: _cast(t, dtype) for n, t in self._frozen.items()}
         if dtype is not None:
             # Canonical in float32 is not quite canonical in float64.
             state = point.quotient.align(point.quotient.balance(state), state)
         reduced = CanonicalLoss(point.quotient, self._loss, state, frozen)
-        seen = probe(reduced, self._warm_start, self._generator)
+        seen = probe_point(reduced, self._warm_start, self._generator)
         self._warm_start = seen.warm_start
         values, notes = self._shock.update(
             seen,

@@ -32,12 +32,11 @@ def infer_symmetries(model: nn.Module, loss_fn: LossFunction, batch: Any, *, see
     Raises:
         TraceError: if the step cannot be traced.
     """
-    trace = trace_step(model, loss_fn, batch, torch.float64)
-    return quotient_of(trace, model, batch, seed)
+    return quotient_of(trace_step(model, loss_fn, batch), model, batch, seed)
 
 
 def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Quotient:
-    """The verified quotient of a step that was traced in float64."""
+    """The verified quotient of a traced step."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     analysis = analyse(trace, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     system = ChargeSystem(analysis)
@@ -49,7 +48,7 @@ def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Qu
     moving = {*trace.trainable, *(name for group in suggested for name in group.parameters)}
     state = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
-    residuals = measure(suggested, StepLoss(trace, batch), state, fixed, seed)
+    residuals = measure(suggested, StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
     for group, residual in zip(suggested, residuals, strict=True):
         group.residual = residual
     return Quotient(

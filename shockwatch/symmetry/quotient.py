@@ -201,9 +201,10 @@ class Quotient:
         """
         point = self.canonicalize(state)
         dtype = point[self.names[0]].dtype
-        loss = StepLoss(trace_step(model, loss_fn, batch, dtype), batch)
-        frozen = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        _, _, product = loss.linearize(point, {n: t.detach() for n, t in frozen.items()})
+        loss = StepLoss(trace_step(model, loss_fn, batch).in_dtype(dtype), batch)
+        live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        frozen = {n: t.detach().to(dtype) if t.is_floating_point() else t.detach() for n, t in live.items()}
+        _, _, product = loss.linearize(point, frozen)
         size = sum(point[n].numel() for n in self.names)
 
         def matvec(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -37,7 +37,7 @@ def measure(
     """Largest relative change of the loss under random elements of each group, float64.
 
     Args:
-        loss: the step traced in float64.
+        loss: the step in float64.
         state: trainable parameters and running statistics.
         fixed: everything else.
     """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,7 +39,7 @@ class Trace:
         fixed: names of all other tensors of the model (frozen parameters, buffers), in the same sense.
         batch_spec: how the batch flattens.
         draws_random_numbers: the step calls a random operator even with dropout off.
-        dtype: the floating-point type the graph was traced in, None where it is the model's own.
+        dtype: the floating-point type the graph was converted to, None where it is the model's own.
     """
 
     graph: GraphModule
@@ -59,6 +60,35 @@ class Trace:
             if isinstance(leaf, Tensor)
         ]
 
+    def in_dtype(self, dtype: torch.dtype) -> Trace:
+        """The same step with every floating-point number in it of one type: constants and casts included."""
+        graph = copy.deepcopy(self.graph)
+
+        def converted(item: Any) -> Any:
+            return dtype if isinstance(item, torch.dtype) and item.is_floating_point else item
+
+        for node in graph.graph.nodes:
+            node.args = fx.node.map_aggregate(node.args, converted)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, converted)
+            if node.op == "get_attr":
+                _convert_constant(graph, str(node.target), dtype)
+            elif str(node.target) in _SOFTMAX:
+                # The flag stands for a cast from half to single precision, which is gone.
+                node.args = (*node.args[:2], False)
+        graph.recompile()
+        return replace(self, graph=graph, dtype=dtype)
+
+
+_SOFTMAX = ("aten._softmax.default", "aten._log_softmax.default")
+
+
+def _convert_constant(graph: GraphModule, target: str, dtype: torch.dtype) -> None:
+    owner, _, name = target.rpartition(".")
+    module = graph.get_submodule(owner)
+    constant = getattr(module, name)
+    if isinstance(constant, Tensor) and constant.is_floating_point():
+        setattr(module, name, constant.detach().to(dtype))
+
 
 def _evaluation_mode(model: nn.Module) -> None:
     """Dropout off, batch norm on batch statistics: the training loss without its noise."""
@@ -68,13 +98,8 @@ def _evaluation_mode(model: nn.Module) -> None:
             module.train()
 
 
-def trace_step(
-    model: nn.Module, loss_fn: LossFunction, batch: Any, dtype: torch.dtype | None = None
-) -> Trace:
+def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
     """Trace ``loss_fn(model, batch)`` without running it: no memory, no change to the model or to any generator.
-
-    Args:
-        dtype: floating-point type of parameters, buffers and batch in the graph; default: their own.
 
     Raises:
         TraceError: if the step cannot be traced, or does not return a scalar tensor.
@@ -89,13 +114,9 @@ def trace_step(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def fake(tensor: Tensor, requires_grad: bool) -> Tensor:
-        floating = tensor.is_floating_point()
         with mode:
             twin = torch.empty_strided(
-                tensor.shape,
-                tensor.stride(),
-                dtype=dtype if dtype is not None and floating else tensor.dtype,
-                device=tensor.device,
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
             )
         return twin.requires_grad_(requires_grad)
 
@@ -126,4 +147,4 @@ def trace_step(
         ) from error
     names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     draws = any(word in name for name in names for word in _RANDOM)
-    return Trace(graph, trainable, fixed, spec, draws, dtype)
+    return Trace(graph, trainable, fixed, spec, draws, None)
