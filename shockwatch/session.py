@@ -90,9 +90,9 @@ class Update:
 
 
 def build_engine(
-    model: nn.Module, loss_fn: LossFunction, batch: Any, settings: Settings, probe: bool
+    model: nn.Module, loss_fn: LossFunction | None, batch: Any, settings: Settings, probe: bool
 ) -> Analysis:
-    """The real analysis (traces the model's step; main thread only)."""
+    """The real analysis (traces the model's step; main thread only); no ``loss_fn``: raw parameters only."""
     from shockwatch.engine import Engine
 
     engine: Analysis = Engine.build(

@@ -243,15 +243,14 @@ class ShockWatch(Callback):
     def _open(self, pl_module: LightningModule) -> Session:
         batch, self._batch = self._batch, None
         settings, loss_fn = self.settings, self._loss_fn
-        probe = settings.probe != "off"
-        if loss_fn is None:
+        if loss_fn is None and pl_module.automatic_optimization and self._has_batch:
             loss_fn = training_step_loss(pl_module)
-            if not pl_module.automatic_optimization or not self._has_batch:
-                probe = False
-                session.warn(
-                    "shockwatch: with manual optimisation (or a training_step that reads the iterator) the "
-                    "loss cannot be found; pass ShockWatch(loss_fn=...) to measure the curvature."
-                )
+        if loss_fn is None:
+            session.warn(
+                "shockwatch: with manual optimisation (or a training_step that reads the iterator) the loss "
+                "cannot be found, and raw parameters only are watched; pass ShockWatch(loss_fn=...)."
+            )
+        probe = settings.probe != "off" and loss_fn is not None
         return Session(
             settings,
             self._manager,

@@ -456,3 +456,39 @@ def test_built_from_a_configuration() -> None:
     )
     watch = parser.instantiate_classes(parsed).callback
     assert watch.settings == session.Settings(every_n_steps=7, probe=3)
+
+
+def test_two_optimizers_count_every_step(fit: Fit, fake: FakeAnalysis) -> None:
+    class Two(Manual):
+        def configure_optimizers(self) -> Any:
+            first, last = self.net[0], self.net[4]
+            return [torch.optim.SGD(first.parameters(), lr=0.1), torch.optim.SGD(last.parameters(), lr=0.2)]
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizers = self.optimizers()
+            self.manual_backward(nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def loss_fn(module: Any, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(module.net(batch[0]), batch[1])
+
+    # 3 divides only some of the even steps seen; a multiple that was passed counts
+    fit([ShockWatch(every_n_steps=9, loss_fn=loss_fn)], Two())
+    assert set(fake.steps) <= {2, 10, 18, 28, 36, 40}
+    assert fake.steps[-1] == 40
+    assert fake.snapshots[-1].training_time == pytest.approx(20 * 0.3)
+
+
+def test_compiled_module(fit: Fit, fake: FakeAnalysis) -> None:
+    class Silent(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    trainer, _ = fit([ShockWatch()], torch.compile(Silent(), backend="eager"))
+    model, loss_fn, batch, *_ = fake.built[0]  # type: ignore[attr-defined]
+    assert model is not trainer.lightning_module
+    assert model.training_step.__self__ is model, "the copy calls the live module's compiled step"
+    assert not any("_orig_mod" in name for name in fake.snapshots[0].state)
+    assert loss_fn(model, batch).requires_grad

@@ -1,0 +1,62 @@
+"""Two processes: every rank decides the same at the same step."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = {paths!r}
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning_cases import Net, data
+from shockwatch_fakes import FakeAnalysis
+from shockwatch import session
+from shockwatch.callbacks import ShockEarlyStopping, ShockLRController, ShockWatch
+
+fake = FakeAnalysis(proximity=2.0)
+session.build_engine = lambda *_: fake
+
+class Slow(L.Callback):
+    def on_train_batch_end(self, *_):
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    stop, control = ShockEarlyStopping(patience=3, action="both"), ShockLRController()
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir={root!r},
+        # strict: every rank must find the metric
+        callbacks=[ShockWatch(every_n_steps=2, probe=1), stop, control, Slow(),
+                   EarlyStopping("shock/proximity", patience=50)],
+    )
+    trainer.fit(Net(), data(n=320))
+    total = sum(float(p.detach().sum()) for p in trainer.lightning_module.parameters())
+    report = (trainer.global_step, stop.stopped_step, control.factor, total, stop.checkpoints)
+    open({root!r} + f"/rank{{trainer.global_rank}}", "w").write(repr((bool(fake.steps), report)))
+"""
+
+
+def test_ranks_stop_save_and_slow_down_together(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    script = tmp_path / "run.py"
+    paths = [str(here), str(here.parent / "engine"), str(here.parents[1])]
+    script.write_text(SCRIPT.format(paths=paths, root=str(tmp_path)))
+    # other tests of this process may have left a rank behind
+    environment = {
+        k: v for k, v in os.environ.items() if k not in {"LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE"}
+    }
+    subprocess.run(
+        [sys.executable, str(script)], check=True, timeout=120, env=environment, capture_output=True
+    )
+    (worked, first), (idle, second) = (eval((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
+    assert worked
+    assert not idle, "only rank zero analyses"
+    assert first == second
+    steps, stopped, factor, _, (checkpoint,) = first
+    assert steps == stopped < 40
+    assert factor < 0.5
+    assert Path(checkpoint).exists()
