@@ -1,0 +1,204 @@
+"""When the next transition arrives: the slice forecast, judged by how past ones have held (theory.md 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from shockwatch.shock.probe import Probe
+from shockwatch.shock.slice import time_to_steepest
+
+_MEMORY = 8  # probes a trend is read from
+_BROKEN = 0.5  # predicted arrival recedes by this much of the time passed: no forecast
+_STEADY = 0.15  # predicted arrival recedes by less than this: full evidence
+_EARLIER = (0.3, 0.9)  # the same two for an arrival that comes nearer faster than time passes
+_NO_LEAD, _FULL_LEAD = 0.1, 0.5  # share of |g|^2 that the unstable part has at arrival
+_NO_DROP, _FULL_DROP = 0.01, 0.05  # share of the loss that lies downhill on the slice
+_NO_GAIN, _FULL_GAIN = 0.15, 0.45  # steepest descent on the slice over the descent of today
+_NO_SPAN, _FULL_SPAN = (
+    0.03,
+    0.15,
+)  # time watched over time forecast: a countdown is verified only as far as seen
+_FEW = 0.5  # evidence of a trend between two probes, that leaves no residual to judge it by
+_NO_SHARE, _FULL_SHARE = 0.1, 0.5  # share of the gradient that speaks for a mode seen only once
+_LEAST = 0.05  # below this evidence a forecast is not given
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One past slice forecast. ``training_time`` and ``remaining`` in training time, from the same clock."""
+
+    step: int
+    training_time: float
+    remaining: float
+    curvature: float
+    share: float
+
+    @property
+    def arrival(self) -> float:
+        """Training time at which the transition was said to arrive."""
+        return self.training_time + self.remaining
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Remaining training time to the next transition.
+
+    Attributes:
+        remaining: NaN where there is none to forecast.
+        error: one standard deviation, in training time; NaN with ``remaining``.
+        evidence: in [0, 1]; how far an alert may rest on it.
+        reason: one plain sentence where ``remaining`` is NaN or rests on little, else empty.
+    """
+
+    remaining: float
+    error: float
+    evidence: float
+    reason: str = ""
+
+
+def _none(reason: str) -> Forecast:
+    return Forecast(math.nan, math.nan, 0.0, reason)
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def arrival_drift(sightings: Sequence[Sighting]) -> tuple[float, float, float]:
+    """Drift of the predicted arrival per unit of time passed, its standard error, and the scatter about it.
+
+    0: the forecast counts down as it should. 1: it recedes as fast as time passes. The slope is the median of
+    pairwise slopes (Theil-Sen); error and scatter are NaN for two sightings.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if len(sightings) < 2:
+        raise ValueError(f"{len(sightings)} sightings: a drift needs at least 2")
+    time = np.array([s.training_time for s in sightings])
+    arrival = np.array([s.arrival for s in sightings])
+    first, second = np.triu_indices(len(time), 1)
+    slope = float(np.median((arrival[second] - arrival[first]) / (time[second] - time[first])))
+    if len(time) == 2:
+        return slope, math.nan, math.nan
+    rest = arrival - slope * time
+    scatter = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
+    return slope, scatter / float(np.sqrt(((time - time.mean()) ** 2).sum())), scatter
+
+
+class ArrivalForecaster:
+    """Turns probes into forecasts; remembers the last few sightings of the mode that is on its way.
+
+    A single slice forecast assumes that ``lambda_min`` keeps its value. Where it relaxes as fast as the mode
+    grows (a ReLU network after its transition) every forecast says "soon" and the arrival recedes for ever.
+    So the forecast is trusted as far as (i) the arrival it names stays put while time passes, (ii) the
+    unstable part of the gradient, by linear response, leads ``|g|^2`` by then, and (iii) the slice goes down
+    by a visible share of the loss. A receding arrival replaces the rule ``T' = -ln(1 - gamma T) / gamma``:
+    both extrapolate the same relaxation, but the arrival is the integral of what ``lambda_min`` and the
+    share do, and so far less noisy than their slopes.
+    """
+
+    def __init__(self) -> None:
+        self._sightings: list[Sighting] = []
+        self._probes = 0
+
+    def update(self, probe: Probe, *, step: int, training_time: float) -> Forecast:
+        """Forecast from a new probe, in training time."""
+        self._probes += 1
+        if not probe.unstable:
+            self._sightings = []
+            return _none("no direction is unstable beyond the Lanczos residual")
+        if probe.slice is None:
+            self._sightings = []
+            return _none("the loss turns up at once along the unstable direction")
+        remaining, place = time_to_steepest(probe.slice)
+        if not math.isfinite(remaining):
+            self._sightings = []
+            return _none("the slice along the unstable direction has no steepest point ahead")
+        gain = -float(probe.slice.slope_at(np.array([place]))[0]) / probe.gradient_norm
+        weights = (
+            (
+                _ramp(probe.slice.relative_drop, _NO_DROP, _FULL_DROP),
+                "the unstable direction carries away less than a few per cent of the loss",
+            ),
+            (
+                _ramp(gain, _NO_GAIN, _FULL_GAIN),
+                "even at its steepest the unstable direction would descend much slower than the run does now",
+            ),
+            (
+                _ramp(self._lead(probe, remaining), _NO_LEAD, _FULL_LEAD),
+                "the unstable part of the gradient does not lead by the time it would arrive",
+            ),
+        )
+        weight, reason = min(weights)
+        if weight <= _LEAST:
+            return _none(reason)
+        self._remember(Sighting(step, training_time, remaining, probe.curvature, probe.share))
+        return self._judge(remaining, math.prod(w for w, _ in weights), probe)
+
+    def _remember(self, new: Sighting) -> None:
+        if self._sightings:
+            last = self._sightings[-1]
+            passed = new.training_time - last.training_time
+            # a forecast that jumps by half of itself is about another mode (or about nothing): start again
+            if passed <= 0.0 or abs(new.arrival - last.arrival) > passed + 0.5 * max(
+                new.remaining, last.remaining
+            ):
+                self._sightings = []
+        self._sightings = [*self._sightings, new][-_MEMORY:]
+
+    @staticmethod
+    def _lead(probe: Probe, time: float) -> float:
+        measure = probe.gradient_measure
+        if measure is None:
+            return 0.0
+        return measure.response(time, below=0.0) / measure.response(time)
+
+    def _judge(self, remaining: float, evidence: float, probe: Probe) -> Forecast:
+        if self._probes == 1:
+            return Forecast(remaining, remaining, 0.0, "one probe so far: no trend to judge the forecast by")
+        if len(self._sightings) < 2:
+            evidence *= _FEW * _ramp(probe.share, _NO_SHARE, _FULL_SHARE)
+            if evidence <= _LEAST:
+                return _none("a new unstable direction: one probe is not enough to forecast by")
+            return Forecast(remaining, 0.5 * remaining, evidence, "a new unstable direction, seen once")
+        drift, drift_error, scatter = arrival_drift(self._sightings)
+        if drift >= _BROKEN:
+            return _none("the arrival recedes as time passes: the curvature relaxes before the mode leads")
+        if math.isnan(drift_error):
+            trust, drift_error, scatter = _FEW, abs(drift), 0.0
+        else:
+            trust = 1.0
+        limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
+        trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
+        watched = self._sightings[-1].training_time - self._sightings[0].training_time
+        trust *= 1.0 if watched >= remaining else _ramp(watched / remaining, _NO_SPAN, _FULL_SPAN)
+        if evidence * trust <= _LEAST:
+            return _none("the predicted arrival has not held still for long enough to trust it")
+        error = math.sqrt(
+            scatter**2
+            + (remaining * max(abs(drift), drift_error)) ** 2
+            + (remaining * probe.residual_min / probe.lambda_min) ** 2
+        )
+        return Forecast(
+            remaining, error, evidence * trust, "" if trust >= 0.5 else "the predicted arrival still moves"
+        )
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain numbers, for a checkpoint."""
+        return {"probes": self._probes, "sightings": [asdict(s) for s in self._sightings]}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: if ``state`` is not such a mapping.
+        """
+        probes, sightings = state.get("probes"), state.get("sightings")
+        if not isinstance(probes, int) or not isinstance(sightings, list):
+            raise ValueError(f"state={dict(state)!r}: needs an integer 'probes' and a list 'sightings'")
+        self._probes, self._sightings = probes, [Sighting(**entry) for entry in sightings]

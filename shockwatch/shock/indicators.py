@@ -1,0 +1,128 @@
+"""The ``shock/`` scalars of one probe, and what has to be said about them (theory.md 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from shockwatch.curvature.spectral_measure import local_entropy_gap
+from shockwatch.errors import require_positive_int
+from shockwatch.shock.arrival import ArrivalForecaster, Forecast
+from shockwatch.shock.hopf_lax import strength
+from shockwatch.shock.probe import Probe
+
+_LARGEST_PROXIMITY = 10.0  # keeps a controller that divides by it, and the axis of a plot, in range
+
+
+class ShockIndicators:
+    """Turns the probes of a run into the ``shock/`` tags; remembers what the forecast needs.
+
+    ``shock/proximity`` is ``horizon / arrival_steps`` times the evidence of the arrival forecast, cut at 10,
+    and 0 where there is no forecast. It rests on the arrival and not on ``tau*``: on a plateau ``tau*`` is a
+    constant that does not know how far the mode has grown, the arrival counts down; and after a transition
+    ``tau*`` stays finite for thousands of steps while the arrival recedes and the evidence is gone. The bare
+    ``tau*`` stays visible as ``shock/time`` and ``shock/steps``.
+
+    Raises:
+        ValueError: if ``horizon`` is not an integer >= 1.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self._horizon = require_positive_int("horizon", horizon)
+        self._forecaster = ArrivalForecaster()
+        self._said: dict[str, str] = {}
+
+    def update(
+        self,
+        probe: Probe,
+        *,
+        step: int,
+        training_time: float,
+        time_per_step: float,
+        viscosity: float,
+        displacement_alignment: float = math.nan,
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Scalars by tag, and notes: one plain sentence each, given when it changes.
+
+        Args:
+            probe: the point.
+            step: optimiser step of the snapshot.
+            training_time: sum of effective learning rates up to it.
+            time_per_step: effective learning rate; NaN where the clock is not set by it: then all values in
+                steps are NaN and proximity is 0.
+            viscosity: ``nu`` (theory.md 4), in units of the loss; NaN if unknown.
+            displacement_alignment: cosine between horizontal displacement and descent; passed through.
+        """
+        forecast = self._forecaster.update(probe, step=step, training_time=training_time)
+        clocked = 0.0 < time_per_step < math.inf
+        steps = 1.0 / time_per_step if clocked else math.nan
+        breakdown = -1.0 / probe.lambda_min if probe.lambda_min < 0.0 else math.inf
+        measure = probe.gradient_measure
+        averaging = min(self._horizon * time_per_step if clocked else math.inf, 0.5 * breakdown)
+        gap = math.nan
+        if measure is not None:
+            gap = local_entropy_gap(measure, probe.noise_measure, averaging, viscosity)
+        values = {
+            "shock/lambda_min": probe.lambda_min,
+            "shock/lambda_max": probe.lambda_max,
+            "shock/time": breakdown,
+            "shock/steps": breakdown * steps,
+            "shock/proximity": self._proximity(forecast, steps),
+            "shock/rate": measure.rate if measure is not None else math.nan,
+            "shock/reynolds": _reynolds(probe, viscosity),
+            "shock/strength": _strength(probe),
+            "shock/arrival_steps": forecast.remaining * steps,
+            "shock/arrival_error": forecast.error * steps,
+            "shock/gradient_field": displacement_alignment,
+            "shock/local_entropy_gap": gap,
+        }
+        reasons = {
+            "shock/arrival_steps": forecast.reason,
+            "shock/steps": ""
+            if clocked
+            else "the learning rate does not set the clock, so steps are unknown",
+            "shock/reynolds": "" if viscosity > 0.0 else "the viscosity is not known, or zero",
+        }
+        return values, self._news(reasons)
+
+    def _proximity(self, forecast: Forecast, steps: float) -> float:
+        remaining = forecast.remaining * steps
+        if not math.isfinite(remaining):
+            return 0.0
+        return min(_LARGEST_PROXIMITY, self._horizon / max(remaining, 1.0)) * forecast.evidence
+
+    def _news(self, reasons: Mapping[str, str]) -> tuple[str, ...]:
+        news = [f"{tag}: {why}." for tag, why in reasons.items() if why and why != self._said.get(tag, "")]
+        self._said = dict(reasons)
+        return tuple(news)
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain numbers and strings, for a checkpoint."""
+        return {"forecaster": self._forecaster.state_dict(), "said": dict(self._said)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: if ``state`` is not such a mapping.
+        """
+        forecaster, said = state.get("forecaster"), state.get("said")
+        if not isinstance(forecaster, Mapping) or not isinstance(said, Mapping):
+            raise ValueError(f"state={dict(state)!r}: needs mappings 'forecaster' and 'said'")
+        self._forecaster.load_state_dict(forecaster)
+        self._said = {str(tag): str(why) for tag, why in said.items()}
+
+
+def _reynolds(probe: Probe, viscosity: float) -> float:
+    """``|v|^2 / (|lambda_min| nu)``; 0 where nothing steepens, NaN where the viscosity is unknown or zero."""
+    if not viscosity > 0.0:
+        return math.nan
+    return probe.gradient_norm**2 / (-probe.lambda_min * viscosity) if probe.unstable else 0.0
+
+
+def _strength(probe: Probe) -> float:
+    """Jump of ``v`` on the unstable slice at twice the time its own curvature sets: the shock has then
+    formed."""
+    if probe.slice is None:
+        return 0.0
+    return strength(probe.slice.positions, probe.slice.losses, -2.0 / probe.slice.curvature)
