@@ -24,6 +24,8 @@ _log = logging.getLogger("shockwatch")
 
 # Up to this many parameters curvature is computed in float64, whatever the model's type: it costs little there.
 _FLOAT64_PARAMETERS = 1_000_000
+# A move by this share of the norm between two snapshots asks for a new matching of units.
+_JUMP = 0.3
 
 
 class Engine:
@@ -136,6 +138,12 @@ class Engine:
         reference = None if self._previous is None else self._previous.canonical
         raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
         canonical = quotient.canonicalize(raw, reference)
+        if reference is not None:
+            moved = quotient.euclidean(canonical, reference)
+            if moved > _JUMP * quotient.norm(reference):
+                # Units changed places: training does not do that between two snapshots, a gauge change may.
+                matched = quotient.match(canonical, reference)
+                canonical = matched if quotient.euclidean(matched, reference) < moved / 2 else canonical
         return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
 
     def _probe(

@@ -54,8 +54,7 @@ def match_units_(
             best = now
         starts.append((distance(trial, reference), trial))
     nearest = min(starts, key=lambda pair: pair[0])[1]
-    for name, tensor in state.items():
-        tensor.copy_(nearest[name])
+    state.update(nearest)
 
 
 def _reorder_(group: Permutation, state: State, similarity: Tensor) -> None:
@@ -89,12 +88,5 @@ def _similarity(
 
 
 def _norm_similarity(group: Permutation, state: State, reference: State) -> Tensor:
-    columns = []
-    for piece in group.pieces:
-        if piece.trainable:
-            for position in piece.positions(group.units):
-                columns.append(
-                    [group.unit_vectors(piece, s, position).double().norm(dim=-1) for s in (state, reference)]
-                )
-    ours, theirs = (torch.stack(parts, -1) for parts in zip(*columns, strict=True))
+    ours, theirs = (group.norms(s).sqrt().reshape(-1, group.units.size, 1) for s in (state, reference))
     return -torch.cdist(theirs, ours)

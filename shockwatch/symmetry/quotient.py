@@ -119,15 +119,16 @@ class Quotient:
     ) -> State:
         """The canonical point of the orbit of ``state``.
 
-        The balanced point is unique up to rotations and signs. They are fixed against a random frame, the same
-        for every call, or, with ``reference`` (a canonical state), by the nearest point to it: inside one run
-        the second is continuous in time.
+        The balanced point is unique up to permutations, rotations and signs. Units are ordered by norm, rotations
+        and signs fixed against a random frame, the same for every call. With ``reference`` (a canonical state)
+        units keep their order, and rotations and signs go to the nearest point: inside one run that is continuous.
         """
         moved = self.balance(state)
         if reference is not None:
             return self.align(moved, reference)
         with torch.no_grad():
-            for group in self._continuous:
+            # Finite groups first: the frame of a rotation runs over the units of its neighbours.
+            for group in sorted(self.groups, key=lambda g: g.dim > 0):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
 
@@ -147,15 +148,20 @@ class Quotient:
 
     def distance(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Distance of two networks modulo every group, permutations included."""
-        first, second = self.balance(a), self.balance(b)
+        first = self.balance(a)
+        return self.euclidean(first, self.match(self.balance(b), first))
 
-        def align_(state: State, reference: State) -> None:
+    def match(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
+        """The balanced ``state`` with units reordered, and turned, to lie as near to ``reference`` as can be found."""
+        moved, target = self._copy(state), dict(reference)
+
+        def align_(trial: State, goal: State) -> None:
             for group in self._continuous:
-                group.align_(state, reference)
+                group.align_(trial, goal)
 
         with torch.no_grad():
-            match_units_(self.groups, second, first, align_, self.euclidean)
-        return self.euclidean(first, second)
+            match_units_(self.groups, moved, target, align_, self.euclidean)
+        return self._with_aliases(moved)
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Euclidean distance over the trainable parameters."""

@@ -61,6 +61,23 @@ class Permutation(SymmetryGroup):
         index = order.to(view.device).reshape(*order.shape, *(1,) * len(rest)).expand(moved.shape)
         moved.copy_(moved.gather(len(lead), index))
 
+    def fix_frame_(self, state: State) -> None:
+        """Order the units by norm, largest first: no other group moves the norms of a canonical state."""
+        self.permute_(state, torch.argsort(self.norms(state), dim=-1, descending=True, stable=True))
+
+    def norms(self, state: State) -> Tensor:
+        """Squared norm of each unit over all trainable pieces, ``(*batch, n)``."""
+        total = sum(
+            (
+                self.unit_vectors(piece, state, position).double().square().sum(-1)
+                for piece in self.pieces
+                if piece.trainable
+                for position in piece.positions(self.units)
+            ),
+            torch.zeros((), dtype=torch.float64),
+        )
+        return total.reshape(*(atom.size for atom in self.batch), self.units.size)
+
     def unit_vectors(self, piece: Piece, state: State, position: int) -> Tensor:
         """The piece as ``(*batch, n, rest)``: one row for each unit."""
         view = piece.view(state)

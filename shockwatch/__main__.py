@@ -1,0 +1,7 @@
+"""``python -m shockwatch``."""
+
+import sys
+
+from shockwatch.cli import main
+
+sys.exit(main())
