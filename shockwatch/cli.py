@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 
 import shockwatch
@@ -18,9 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train a deep linear network and forecast its transitions")
     demo.add_argument("--root", default="shockwatch_demo", help="folder for the TensorBoard files")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    # Imported when used: the other commands should not wait for Lightning.
+
     from shockwatch import demo as demonstration
 
-    demonstration.run_and_report(options.root)
+    demonstration.main(options.root)
     return 0

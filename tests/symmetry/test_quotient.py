@@ -183,7 +183,7 @@ def test_gradient_is_horizontal(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "attention", "multi-head", "swiglu"])
 def test_spectrum_is_the_same_in_every_gauge(name: str) -> None:
-    case, model, quotient, state = prepared(name)
+    case, model, quotient, _ = prepared(name)
     spectra = []
     for seed in range(3):
         operator = quotient.hessian(model, case.loss, case.data(), in_another_gauge(name, seed))
@@ -222,7 +222,7 @@ def test_deep_linear_plateau_reads_the_next_singular_value() -> None:
 
 
 def test_dead_units_and_zero_blocks_stay_finite() -> None:
-    case, _, quotient, state = prepared("mlp")
+    _, _, quotient, state = prepared("mlp")
     dead = {k: v.clone() for k, v in state.items()}
     dead["0.weight"][2] = 0
     dead["0.bias"][2] = 0
@@ -266,7 +266,7 @@ def test_geometric_mean_against_direct_minimisation() -> None:
 
 
 def test_invariant_product_against_dense_singular_values() -> None:
-    case, _, quotient, state = prepared("attention")
+    _, _, quotient, state = prepared("attention")
     values = quotient.observables(state)
     q = torch.cat([state["q.weight"], state["q.bias"][:, None]], 1).view(2, 3, 9)
     k = torch.cat([state["k.weight"], state["k.bias"][:, None]], 1).view(2, 3, 9)

@@ -1,0 +1,1 @@
+../shockwatch/demo.py
