@@ -1,1 +1,1 @@
-"""TODO"""
+"""Curvature of the reduced loss: Hessian-vector products, ends of the spectrum, spectral measures."""

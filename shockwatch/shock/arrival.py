@@ -22,6 +22,7 @@ _NO_SPAN, _FULL_SPAN = (
     0.03,
     0.15,
 )  # time watched over time forecast: a countdown is verified only as far as seen
+_JUMP = 0.5  # a forecast that moves by more than this share of itself, beyond the time passed, is a new one
 _FEW = 0.5  # evidence of a trend between two probes, that leaves no residual to judge it by
 _NO_SHARE, _FULL_SHARE = 0.1, 0.5  # share of the gradient that speaks for a mode seen only once
 _LEAST = 0.05  # below this evidence a forecast is not given
@@ -96,8 +97,9 @@ class ArrivalForecaster:
     A single slice forecast assumes that ``lambda_min`` keeps its value. Where it relaxes as fast as the mode
     grows (a ReLU network after its transition) every forecast says "soon" and the arrival recedes for ever.
     So the forecast is trusted as far as (i) the arrival it names stays put while time passes, (ii) the
-    unstable part of the gradient, by linear response, leads ``|g|^2`` by then, and (iii) the slice goes down
-    by a visible share of the loss. A receding arrival replaces the rule ``T' = -ln(1 - gamma T) / gamma``:
+    unstable part of the gradient, by linear response, leads ``|g|^2`` by then, (iii) the slice goes down by a
+    visible share of the loss, and (iv) at its steepest it descends about as fast as the run does now, or the
+    run would not feel it. A receding arrival replaces the rule ``T' = -ln(1 - gamma T) / gamma``:
     both extrapolate the same relaxation, but the arrival is the integral of what ``lambda_min`` and the
     share do, and so far less noisy than their slopes.
     """
@@ -112,6 +114,9 @@ class ArrivalForecaster:
         if not probe.unstable:
             self._sightings = []
             return _none("no direction is unstable beyond the Lanczos residual")
+        if probe.gradient_measure is None:
+            self._sightings = []
+            return _none("the gradient is zero: nothing says when the unstable direction is left")
         if probe.slice is None:
             self._sightings = []
             return _none("the loss turns up at once along the unstable direction")
@@ -144,19 +149,18 @@ class ArrivalForecaster:
         if self._sightings:
             last = self._sightings[-1]
             passed = new.training_time - last.training_time
-            # a forecast that jumps by half of itself is about another mode (or about nothing): start again
-            if passed <= 0.0 or abs(new.arrival - last.arrival) > passed + 0.5 * max(
-                new.remaining, last.remaining
-            ):
+            due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
+            jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
+            if passed <= 0.0 or due or jumped:  # about another mode (or about nothing): start again
                 self._sightings = []
-        self._sightings = [*self._sightings, new][-_MEMORY:]
+        # what was seen longer ago than the transition is ahead says little about it
+        recent = [s for s in self._sightings[:-2] if new.training_time - s.training_time <= new.remaining]
+        self._sightings = [*recent, *self._sightings[-2:], new][-_MEMORY:]
 
     @staticmethod
     def _lead(probe: Probe, time: float) -> float:
         measure = probe.gradient_measure
-        if measure is None:
-            return 0.0
-        return measure.response(time, below=0.0) / measure.response(time)
+        return measure.response(time, below=0.0) / measure.response(time) if measure is not None else 0.0
 
     def _judge(self, remaining: float, evidence: float, probe: Probe) -> Forecast:
         if self._probes == 1:
