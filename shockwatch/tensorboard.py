@@ -43,19 +43,21 @@ def layout() -> dict[str, dict[str, list[Any]]]:
     """The custom-scalars charts; tags are regular expressions, as that dashboard wants them."""
     return {
         "shockwatch": {
-            "shock clock": _lines("shock/proximity", "shock/reynolds"),
-            "steps to the transition": _lines("shock/arrival_steps", "shock/steps", "shock/arrival_error"),
-            "stability": _lines("shock/lambda_min", "shock/lambda_max", "shock/lr_lambda_max", "shock/rate"),
-            "quotient against raw: speed": _lines("quotient/speed", "raw/speed"),
-            "quotient against raw: norm": _lines("quotient/norm", "raw/norm"),
+            "shock proximity (1: within the horizon)": _lines("shock/proximity"),
+            "steps to the transition": _lines("shock/arrival_steps", "shock/arrival_error"),
+            "phase state": _lines("phase/state", "phase/changepoint"),
+            "lowest curvature": _lines("shock/lambda_min"),
+            "highest curvature": _lines("shock/lambda_max"),
+            "edge of stability (2)": _lines("shock/lr_lambda_max"),
+            "speed: quotient against raw": _lines("quotient/speed", "raw/speed"),
+            "norm: quotient against raw": _lines("quotient/norm", "raw/norm"),
             "motion along orbits": ["Multiline", ["^raw/drift$", "^raw/imbalance/.*"]],
             "blocks: spectral norm": ["Multiline", ["^block/.*/spectral_norm$"]],
-            "blocks: rank": ["Multiline", ["^block/.*/stable_rank$", "^block/.*/effective_rank$"]],
-            "phase": _lines("phase/state", "phase/changepoint", "phase/trend"),
-            "early warning": _lines("phase/variance", "phase/autocorrelation"),
-            "cost": _lines(
-                "shockwatch/overhead", "shockwatch/lag_steps", "shockwatch/dropped", "shockwatch/errors"
-            ),
+            "blocks: effective rank": ["Multiline", ["^block/.*/effective_rank$"]],
+            "steepening rate": _lines("shock/rate"),
+            "early warning": _lines("phase/variance", "phase/autocorrelation", "phase/trend"),
+            "cost: share of training time": _lines("shockwatch/overhead"),
+            "queue": _lines("shockwatch/lag_steps", "shockwatch/dropped", "shockwatch/errors"),
         }
     }
 
