@@ -36,12 +36,14 @@ class Slot:
 
     Attributes:
         state: the buffers by name. They are overwritten once the slot was handed back.
-        loss: scalar buffer, float64; NaN if the loss is not known.
+        loss: scalar buffer, float64; means something only where ``loss_known``.
+        loss_known: whether the last copy came with a loss.
     """
 
     def __init__(self, state: State, loss: Tensor, event: torch.cuda.Event | None) -> None:
         self.state = state
         self.loss = loss
+        self.loss_known = False
         self.event = event
 
     def wait(self) -> None:
@@ -111,7 +113,7 @@ class Capture:
                 self._staged.copy(targets, values, slot, loss)
             else:
                 torch._foreach_copy_(targets, values)
-                _copy_loss(slot.loss, loss)
+                _copy_loss(slot, loss)
 
     def _make_slot(self, sources: State) -> Slot:
         pin = self._device is not None
@@ -145,7 +147,7 @@ class _Staging:
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):
             torch._foreach_copy_(targets, self._buffers, non_blocking=True)
-            _copy_loss(slot.loss, loss)
+            _copy_loss(slot, loss)
             if isinstance(loss, Tensor) and loss.is_cuda:
                 loss.record_stream(self._stream)
             assert slot.event is not None
@@ -153,11 +155,15 @@ class _Staging:
         self._carried = slot.event
 
 
-def _copy_loss(target: Tensor, loss: Tensor | float | None) -> None:
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        target.copy_(loss.detach().reshape(()), non_blocking=True)
+def _copy_loss(slot: Slot, loss: Tensor | float | None) -> None:
+    if isinstance(loss, Tensor):
+        slot.loss_known = loss.numel() == 1
+        if slot.loss_known:
+            slot.loss.copy_(loss.detach().reshape(()), non_blocking=True)
     else:
-        target.fill_(loss if isinstance(loss, float) else torch.nan)
+        slot.loss_known = loss is not None
+        if loss is not None:
+            slot.loss.fill_(loss)
 
 
 _Layout = dict[str, tuple[torch.Size, torch.dtype, torch.device]]

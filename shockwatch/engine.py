@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shockwatch.curvature.hvp import CanonicalLoss
+from shockwatch.errors import warn
 from shockwatch.observables import OBSERVABLES, Point
 from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.indicators import ShockIndicators
@@ -19,8 +19,6 @@ from shockwatch.snapshot import Observation, Snapshot, State
 from shockwatch.symmetry import Quotient, quotient_of
 from shockwatch.tracing import StepLoss, Trace, TraceError, trace_step
 from shockwatch.tracing.trace import LossFunction
-
-_log = logging.getLogger("shockwatch")
 
 # Up to this many parameters curvature is computed in float64, whatever the model's type: it costs little there.
 _FLOAT64_PARAMETERS = 1_000_000
@@ -85,13 +83,12 @@ class Engine:
             try:
                 trace = trace_step(model, loss_fn, batch)
             except TraceError as error:
-                _log.warning(
-                    "%s. shockwatch watches raw parameters only: no symmetries, no curvature.", error
-                )
+                warn(f"shockwatch: {error}. Raw parameters only are watched: no symmetries, no curvature.")
         if trace is not None and trace.draws_random_numbers:
-            _log.warning(
-                "the training step draws random numbers even in evaluation mode; its loss cannot be probed, so "
-                "shockwatch watches raw parameters only: no symmetries, no curvature. Pass loss_fn= without them."
+            warn(
+                "shockwatch: the training step draws random numbers even in evaluation mode, so its loss cannot "
+                "be probed. Raw parameters only are watched: no symmetries, no curvature; pass loss_fn= without "
+                "the random part."
             )
             trace = None
         return cls(model, batch, trace, horizon, seed)

@@ -1,8 +1,24 @@
-"""Validation of arguments: every message names the argument, its value and what it may be."""
+"""Validation of arguments (every message names the argument, its value and what it may be), and warnings."""
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
+
+_log = logging.getLogger("shockwatch")
+
+
+class ShockwatchWarning(UserWarning):
+    """Something in the analysis did not work; the training itself is not affected."""
+
+
+def warn(message: str) -> None:
+    """Warn, but never raise: a filter that turns warnings into errors must not stop a run."""
+    try:
+        warnings.warn(message, ShockwatchWarning, stacklevel=3)
+    except ShockwatchWarning:
+        _log.warning(message)
 
 
 def require_positive_int(name: str, value: object) -> int:

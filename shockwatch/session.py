@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from shockwatch.alerts import Alert, AlertManager
 from shockwatch.budget import Probe, ProbeSchedule, require_probe
 from shockwatch.capture import Capture, named_state
 from shockwatch.clock import TrainingClock
+from shockwatch.errors import ShockwatchWarning as ShockwatchWarning
 from shockwatch.errors import require_float, require_positive_int
+from shockwatch.errors import warn as warn
 from shockwatch.replica import preserved_randomness
 from shockwatch.snapshot import Snapshot
 from shockwatch.worker import Analysis, Result, Worker
@@ -29,18 +30,6 @@ PROXIMITY = "shock/proximity"
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch) -> scalar``."""
-
-
-class ShockwatchWarning(UserWarning):
-    """Something in the analysis did not work; the training itself is not affected."""
-
-
-def warn(message: str) -> None:
-    """Warn, but never raise: a filter that turns warnings into errors must not stop a run."""
-    try:
-        warnings.warn(message, ShockwatchWarning, stacklevel=3)
-    except ShockwatchWarning:
-        _log.warning(message)
 
 
 @dataclass(frozen=True)
@@ -172,7 +161,7 @@ class Session:
                 return
             self._capture.fill(slot, loss)
             snapshot = Snapshot(
-                step, slot.state, clock.training_time, clock.time_per_step, clock.learning_rate, math.nan
+                step, slot.state, clock.training_time, clock.time_per_step, clock.learning_rate, None
             )
             self._worker.submit(snapshot, slot)
         except Exception as error:

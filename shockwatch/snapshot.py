@@ -21,7 +21,7 @@ class Snapshot:
         time_per_step: effective learning rate of the last step; NaN where it is not the learning
             rate that sets the clock (Adam-like optimisers).
         learning_rate: the largest ``lr`` of the optimiser's parameter groups.
-        loss: the training loss of the step, NaN if it is not known.
+        loss: the training loss of the step, None if it is not known; NaN means that it is not a number.
     """
 
     step: int
@@ -29,7 +29,7 @@ class Snapshot:
     training_time: float
     time_per_step: float
     learning_rate: float
-    loss: float
+    loss: float | None
 
 
 @dataclass(frozen=True)

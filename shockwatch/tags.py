@@ -80,6 +80,7 @@ TAGS: dict[str, Tag] = {
     "shockwatch/dropped": Tag("Snapshots dropped so far because the analysis was behind.", "snapshots"),
     "shockwatch/worker_seconds": Tag("Time the analysis thread has worked so far.", "seconds"),
     "shockwatch/overhead": Tag("Share of training time spent on watching it.", "1"),
+    "shockwatch/lr_factor": Tag("Factor that ShockLRController has put on the learning rate.", "1"),
     "shockwatch/errors": Tag("Errors in the analysis so far; each was reported once.", "errors"),
 }
 

@@ -194,7 +194,8 @@ class Worker:
         observation = Observation(job.snapshot.step, {})
         try:
             job.slot.wait()
-            snapshot = replace(job.snapshot, loss=float(job.slot.loss))
+            loss = float(job.slot.loss) if job.slot.loss_known else None
+            snapshot = replace(job.snapshot, loss=loss)
             with self._changed:
                 spent, elapsed = self._recurring_seconds, start - self._started
             probe = self._schedule.due(job.index, spent, elapsed, self._proximity)

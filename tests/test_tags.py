@@ -13,7 +13,7 @@ CONTRACT = {
     "shock": "lambda_min lambda_max lr_lambda_max time steps proximity rate reynolds strength arrival_steps "
     "arrival_error gradient_field local_entropy_gap",
     "phase": "changepoint variance autocorrelation trend state",
-    "shockwatch": "lag_steps dropped worker_seconds overhead errors",
+    "shockwatch": "lag_steps dropped worker_seconds overhead errors lr_factor",
 }
 
 

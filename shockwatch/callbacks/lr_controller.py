@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -126,14 +127,15 @@ class ShockLRController(Callback):
         """Decide on the values that are new since the last batch; rank zero's decision holds for all."""
         if self._watch is None or not agreed_step(trainer, self._watch):
             return
-        factor = self.factor
-        for update in self._pending:
-            measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
-            factor = next_factor(factor, measured, self._factor_at(update.step))
-            for logger in trainer.loggers:
-                logger.log_metrics({FACTOR_TAG: factor}, step=update.axis)
-        self._pending.clear()
+        factor = self._decide(trainer)
         self._set(trainer.global_step, float(trainer.strategy.broadcast(factor)))
+        trainer.callback_metrics[FACTOR_TAG] = torch.tensor(self.factor)
+
+    @never_raises
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the last snapshots, which no step follows, would have asked for."""
+        if self._watch is not None:
+            trainer.callback_metrics[FACTOR_TAG] = torch.tensor(self._decide(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimisers."""
@@ -151,6 +153,17 @@ class ShockLRController(Callback):
         """Go on with the factor in force."""
         self.factor = float(state_dict["factor"])
         self._changes = [(0, self.factor)]
+
+    def _decide(self, trainer: Trainer) -> float:
+        """The factor after the new values; logs it for each of them."""
+        factor = self.factor
+        for update in self._pending:
+            measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
+            factor = next_factor(factor, measured, self._factor_at(update.step))
+            for logger in trainer.loggers:
+                logger.log_metrics({FACTOR_TAG: factor}, step=update.axis)
+        self._pending.clear()
+        return factor
 
     def _set(self, step: int, factor: float) -> None:
         if factor == self.factor:

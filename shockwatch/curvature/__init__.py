@@ -1,1 +1,25 @@
-"""Curvature of the reduced loss: Hessian-vector products, ends of the spectrum, spectral measures."""
+"""Curvature of the loss on the quotient: Hessian-vector products of ``P H P``, the ends of its spectrum by
+Lanczos, and its spectral measure seen from one vector (theory.md 5)."""
+
+from shockwatch.curvature.hvp import CanonicalLoss
+from shockwatch.curvature.lanczos import ExtremeEigenvalues, Krylov, extreme_eigenvalues, krylov
+from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.curvature.spectral_measure import (
+    SpectralMeasure,
+    local_entropy_gap,
+    random_measure,
+    spectral_measure,
+)
+
+__all__ = [
+    "CanonicalLoss",
+    "ExtremeEigenvalues",
+    "Krylov",
+    "ReducedLoss",
+    "SpectralMeasure",
+    "extreme_eigenvalues",
+    "krylov",
+    "local_entropy_gap",
+    "random_measure",
+    "spectral_measure",
+]

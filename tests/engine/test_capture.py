@@ -43,6 +43,9 @@ def test_allocates_once_and_recycles() -> None:
     assert again is first
     capture.fill(again)
     assert [t.data_ptr() for t in again.state.values()] == pointers
+    assert not again.loss_known
+    capture.fill(again, torch.tensor(torch.nan))
+    assert again.loss_known
     assert torch.isnan(again.loss)
 
 

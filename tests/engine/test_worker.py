@@ -32,7 +32,7 @@ class Bench:
         slot = self.capture.acquire() or self.worker.drop_oldest() or self.capture.acquire()
         assert slot is not None
         self.capture.fill(slot, float(step))
-        self.worker.submit(Snapshot(step, slot.state, 0.0, 0.1, 0.1, float("nan")), slot)
+        self.worker.submit(Snapshot(step, slot.state, 0.0, 0.1, 0.1, None), slot)
 
 
 @pytest.fixture

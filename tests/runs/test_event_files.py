@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from shockwatch import ShockWatch
+from shockwatch import ShockLRController, ShockWatch
 from shockwatch.tags import TAGS, known_tag
 from tests.runs.modules import build, data
 
@@ -28,7 +28,7 @@ def test_every_tag_in_step_order_and_finite_where_it_should_be(name: str, tmp_pa
         max_epochs=12,
         accelerator="cpu",
         logger=logger,
-        callbacks=[watch],
+        callbacks=[watch, ShockLRController(dry_run=True)],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -39,7 +39,11 @@ def test_every_tag_in_step_order_and_finite_where_it_should_be(name: str, tmp_pa
     events.Reload()
     written = events.Tags()["scalars"]
     assert set(TAGS) <= set(written)
-    ours = [tag for tag in written if tag.split("/")[0] in {"quotient", "raw", "shock", "phase", "block", "shockwatch"}]
+    ours = [
+        tag
+        for tag in written
+        if tag.split("/")[0] in {"quotient", "raw", "shock", "phase", "block", "shockwatch"}
+    ]
     assert all(known_tag(tag) for tag in ours)
     assert sum(tag.endswith("/spectral_norm") for tag in ours) == BLOCKS[name]
     assert any(tag.startswith("raw/imbalance/") for tag in ours)
