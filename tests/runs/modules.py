@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import random
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +50,9 @@ class Tokens(nn.Module):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Dropout(0.1), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4))
+    return nn.Sequential(
+        nn.Linear(6, 9), nn.ReLU(), nn.Dropout(0.1), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)
+    )
 
 
 def cnn() -> nn.Module:
@@ -73,3 +79,59 @@ def data(name: str, count: int = 64, batch: int = 16) -> DataLoader[Any]:
 def build(name: str, optimizer: str = "sgd", seed: int = 0) -> Classifier:
     pl.seed_everything(seed, verbose=False)
     return Classifier(NETWORKS[name](), optimizer)
+
+
+def fit(
+    module: pl.LightningModule, loader: DataLoader[Any], *callbacks: pl.Callback, **options: Any
+) -> pl.Trainer:
+    """Train quietly on the CPU."""
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = pl.Trainer(callbacks=list(callbacks), **(quiet | options))
+    trainer.fit(module, loader)
+    return trainer
+
+
+@dataclass(frozen=True)
+class Traces:
+    """All that a run leaves behind."""
+
+    model: dict[str, Tensor]
+    optimizer: list[dict[str, Any]]
+    generators: tuple[Any, ...]
+
+
+def traces(module: pl.LightningModule, trainer: pl.Trainer) -> Traces:
+    generators = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
+    model = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return Traces(model, [copy.deepcopy(o.state_dict()) for o in trainer.optimizers], generators)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality to the last bit, NaN equal to NaN, through containers."""
+    if isinstance(one, Tensor):
+        return (
+            one.shape == other.shape
+            and one.dtype == other.dtype
+            and (one.equal(other) or _same_with_nan(one, other))
+        )
+    if isinstance(one, Traces):
+        return same(vars(one), vars(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other) or (one != one and other != other)
+
+
+def _same_with_nan(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.is_floating_point()
+        and torch.equal(one.isnan(), other.isnan())
+        and torch.equal(one.nan_to_num(), other.nan_to_num())
+    )
