@@ -30,25 +30,30 @@ class CanonicalLoss:
         self._loss = loss
         self._point = point
         self._frozen = dict(frozen)
+        self._horizontal = quotient.projector(point)
         self._base = quotient.flatten(point)
         self.dim = int(self._base.numel())
         self._value, gradient, self._product = loss.linearize(point, self._frozen)
-        self._gradient = self.project(torch.cat([g.reshape(-1) for g in gradient]))
+        self._gradient = self._project_(torch.cat([g.reshape(-1) for g in gradient]))
 
     def project(self, vector: Tensor) -> Tensor:
         """``P v``, shape ``(dim,)``."""
-        tangent = self._quotient.unflatten(vector, self._point)
-        return self._quotient.flatten(self._quotient.horizontal(self._point, tangent))
+        return self._project_(vector.clone())
+
+    def _project_(self, vector: Tensor) -> Tensor:
+        # the tangent's tensors are views of the vector
+        self._horizontal.remove_(self._quotient.unflatten(vector, self._point))
+        return vector
 
     def gradient(self) -> Tensor:
         """``P grad L``, shape ``(dim,)``."""
         return self._gradient
 
     def hvp(self, vector: Tensor) -> Tensor:
-        """``P H P v``, shape ``(dim,)``."""
-        inside = self._quotient.unflatten(self.project(vector), self._point)
+        """``P H v`` for a horizontal ``v``, shape ``(dim,)``."""
+        inside = self._quotient.unflatten(vector, self._point)
         image = self._product([inside[name] for name in self._quotient.names])
-        return self.project(torch.cat([part.reshape(-1) for part in image]))
+        return self._project_(torch.cat([part.reshape(-1) for part in image]))
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """``L(q + displacement)``."""

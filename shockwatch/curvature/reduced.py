@@ -21,7 +21,7 @@ class ReducedLoss(Protocol):
         ...
 
     def hvp(self, vector: Tensor) -> Tensor:
-        """``P H P v``, shape ``(dim,)``. Costs about two gradients."""
+        """``P H v`` for a horizontal ``v``, shape ``(dim,)``: ``P H P v``. Costs about two gradients."""
         ...
 
     def loss(self, displacement: Tensor | None = None) -> float:

@@ -6,6 +6,8 @@ import math
 
 from shockwatch.observables.base import Observable, Point
 
+_DRIFT_ACCURACY = 1e-4
+
 
 class RawMotion(Observable):
     """``raw/norm``, ``raw/speed`` (per step), ``raw/drift`` and ``raw/imbalance/<group>``.
@@ -21,8 +23,8 @@ class RawMotion(Observable):
             size = quotient.norm(move)
             speed = size / max(point.step - previous.step, 1)
             if size > 0:
-                across = quotient.norm(quotient.horizontal(previous.raw, move))
-                drift = math.sqrt(max(size**2 - across**2, 0.0)) / size
+                orbits = quotient.projector(previous.raw, tolerance=_DRIFT_ACCURACY, often=False)
+                drift = orbits.vertical_norm(move) / size
         return {
             "raw/norm": quotient.norm(point.raw),
             "raw/speed": speed,

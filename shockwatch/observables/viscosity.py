@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from shockwatch.norms import square_norm
 from shockwatch.observables.base import Observable, Point
 from shockwatch.snapshot import State
 
@@ -27,9 +28,7 @@ class Viscosity(Observable):
             move = {n: point.canonical[n] - previous.canonical[n] for n in names}
             if self._last is not None and time > 0:
                 before, earlier = self._last
-                turn = sum(
-                    float((move[n] / time - before[n] / earlier).double().square().sum()) for n in names
-                )
+                turn = sum(square_norm(move[n] / time - before[n] / earlier) for n in names)
                 dim = sum(point.canonical[n].numel() for n in names) - point.quotient.dim
                 value = turn / (2 * max(dim, 1) * (1 / time + 1 / earlier))
             self._last = (move, time) if time > 0 else None

@@ -2,73 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
-from shockwatch.symmetry.groups.base import ContinuousGroup
+from shockwatch.symmetry.blocks import Block, GroupBlock, ScalingsBlock
+from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
+from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
 
-_MOST_STEPS = 500
-
-Coefficients = list[Tensor]
-
-
-def _dot(a: Coefficients, b: Coefficients) -> float:
-    return float(sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True)))
+_DRAWS = 20260618
 
 
-def _adjoint(groups: Sequence[ContinuousGroup], state: State, tangent: State) -> Coefficients:
-    return [group.adjoint(state, tangent) for group in groups]
+class HorizontalProjector:
+    """``t -> t - G (G^T G)^-1 G^T t`` at one frozen state; ``G`` has the generators as columns.
 
+    All scalings of a component are one block with an explicit Gram matrix, every other group is a block of its own.
+    Blocks orthogonal to all others are exact in one step; the rest take conjugate gradients, preconditioned by the
+    blocks' own inverses.
 
-def _solve_gram(groups: Sequence[ContinuousGroup], state: State, vector: Coefficients) -> Coefficients:
-    return [group.solve_gram(v, state) for group, v in zip(groups, vector, strict=True)]
-
-
-def vertical(groups: Sequence[ContinuousGroup], state: State, coefficients: Coefficients) -> State:
-    """The vertical vector with the given Lie-algebra coefficients."""
-    result = {name: torch.zeros_like(state[name]) for g in groups for name in g.parameters}
-    for group, c in zip(groups, coefficients, strict=True):
-        group.generate_(c, state, result)
-    return result
-
-
-def remove_vertical(
-    groups: Sequence[ContinuousGroup], state: State, tangent: State, overlapping: bool
-) -> State:
-    """``tangent`` minus its projection on the span of the generators at ``state``.
-
-    Solves ``G^T G c = G^T t`` by conjugate gradients, preconditioned with each group's own inverse Gram matrix
-    (exact in one step where groups share no tensor).
+    Args:
+        components: groups in sets that share no piece.
+        state: the point; must not change while the projector is in use.
+        tolerance: relative accuracy; default: that of the state's type.
+        factorise: whether to factorise Gram matrices (pays after a few products).
     """
-    result = dict(tangent)
-    if not groups:
+
+    def __init__(
+        self,
+        components: Sequence[Sequence[ContinuousGroup]],
+        state: State,
+        *,
+        tolerance: float | None = None,
+        factorise: bool = True,
+    ) -> None:
+        self._state = state
+        self._parts: list[_Coupled] = []
+        with torch.no_grad():
+            for groups in components:
+                wide = groups[0].pieces[0].view(state).dtype == torch.float64
+                accuracy = tolerance if tolerance is not None else 1e-13 if wide else 1e-6
+                scalings = [g for g in groups if isinstance(g, ScalingGroup)]
+                blocks: list[Block] = [
+                    GroupBlock(g, state) for g in groups if not isinstance(g, ScalingGroup)
+                ]
+                if scalings:
+                    blocks.append(ScalingsBlock(scalings, state, accuracy / 10, factorise))
+                self._parts += [
+                    _Coupled(part, state, accuracy) for part in _orthogonal(blocks, state, accuracy)
+                ]
+        self._names = list(dict.fromkeys(name for part in self._parts for name in part.names))
+
+    def __call__(self, tangent: Mapping[str, Tensor]) -> State:
+        """The horizontal part of ``tangent``, in new tensors where it differs."""
+        result = dict(tangent)
+        for name in self._names:
+            if name in result:
+                result[name] = result[name].clone()
+        self.remove_(result)
         return result
-    dtype = next(iter(tangent.values())).dtype
-    tolerance = 1e-13 if dtype == torch.float64 else 1e-6
-    residual = _adjoint(groups, state, tangent)
-    step = _solve_gram(groups, state, residual)
-    solution = step if not overlapping else [torch.zeros_like(s) for s in step]
-    if overlapping:
-        direction = [s.clone() for s in step]
-        energy = _dot(residual, step)
-        target = tolerance**2 * energy
-        for _ in range(_MOST_STEPS):
-            if not energy > target:
-                break
-            image = _adjoint(groups, state, vertical(groups, state, direction))
-            curvature = _dot(direction, image)
-            if not curvature > 0:
-                break
-            rate = energy / curvature
-            solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
-            residual = [r - rate * a for r, a in zip(residual, image, strict=True)]
-            step = _solve_gram(groups, state, residual)
-            energy, previous = _dot(residual, step), energy
-            direction = [s + energy / previous * d for s, d in zip(step, direction, strict=True)]
-    for name, part in vertical(groups, state, solution).items():
-        if name in result:
-            result[name] = result[name] - part
-    return result
+
+    def remove_(self, tangent: State) -> None:
+        """Subtract the vertical part in place."""
+        with torch.no_grad():
+            solved = [part.solve(tangent)[0] for part in self._parts]
+            inside = {
+                n: tangent[n] if n in tangent else torch.zeros_like(self._state[n]) for n in self._names
+            }
+            for part, coefficients in zip(self._parts, solved, strict=True):
+                part.generate_([-c for c in coefficients], inside)
+
+    def vertical_norm(self, tangent: Mapping[str, Tensor]) -> float:
+        """Norm of the vertical part: ``c^T G^T t``, without forming it."""
+        total = 0.0
+        with torch.no_grad():
+            for part in self._parts:
+                solution, adjoint = part.solve(dict(tangent))
+                total += _dot(solution, adjoint)
+        return math.sqrt(max(total, 0.0))
+
+
+class _Coupled:
+    """Blocks that are not orthogonal to one another."""
+
+    def __init__(self, blocks: Sequence[Block], state: State, tolerance: float) -> None:
+        self._blocks = tuple(blocks)
+        self._state = state
+        self._tolerance = tolerance
+        self.names = list(dict.fromkeys(name for block in blocks for name in block.names))
+
+    def _adjoint(self, tangent: State) -> list[Tensor]:
+        return [block.adjoint(tangent) for block in self._blocks]
+
+    def _precondition(self, vector: list[Tensor]) -> list[Tensor]:
+        return [block.solve(v) for block, v in zip(self._blocks, vector, strict=True)]
+
+    def generate_(self, coefficients: list[Tensor], tangent: State) -> None:
+        """Add the vertical vector with these coefficients."""
+        for block, c in zip(self._blocks, coefficients, strict=True):
+            block.generate_(c, tangent)
+
+    def _product(self, coefficients: list[Tensor]) -> list[Tensor]:
+        inside = {name: torch.zeros_like(self._state[name]) for name in self.names}
+        self.generate_(coefficients, inside)
+        return self._adjoint(inside)
+
+    def solve(self, tangent: State) -> tuple[list[Tensor], list[Tensor]]:
+        """Coefficients of the vertical part, and the inner products with the generators."""
+        adjoint = self._adjoint(tangent)
+        if len(self._blocks) == 1:
+            return self._precondition(adjoint), adjoint
+        return conjugate_gradients(self._product, adjoint, self._precondition, self._tolerance), adjoint
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
+
+
+def _orthogonal(blocks: Sequence[Block], state: State, tolerance: float) -> list[list[Block]]:
+    """The blocks in sets orthogonal to one another: tried on a random vertical vector of each block."""
+    sets: list[list[Block]] = []
+    generator = torch.Generator().manual_seed(_DRAWS)
+    for block in blocks:
+        touches = _touching(block, state, tolerance, generator) if len(blocks) > 1 else _never
+        together = [s for s in sets if any(touches(other) for other in s)]
+        sets = [s for s in sets if not any(s is t for t in together)]
+        sets.append([*(b for s in together for b in s), block])
+    return sets
+
+
+def _never(other: Block) -> bool:
+    return False
+
+
+def _touching(
+    block: Block, state: State, tolerance: float, generator: torch.Generator
+) -> Callable[[Block], bool]:
+    """Whether a random vertical vector of ``block`` has a component in another block's span."""
+    like = block.adjoint({name: torch.zeros_like(state[name]) for name in block.names})
+    inside = {name: torch.zeros_like(state[name]) for name in block.names}
+    block.generate_(torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like), inside)
+    limit = tolerance**2 * sum(square_norm(part) for part in inside.values())
+
+    def touches(other: Block) -> bool:
+        if not block.labels & other.labels:
+            return False
+        full = {n: inside[n] if n in inside else torch.zeros_like(state[n]) for n in other.names}
+        adjoint = other.adjoint(full)
+        return not _dot([other.solve(adjoint)], [adjoint]) <= limit
+
+    return touches

@@ -11,14 +11,15 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
+from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
+from shockwatch.symmetry.balancing import balance_, components
 from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
-from shockwatch.symmetry.projection import remove_vertical
+from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import StepLoss, trace_step
 from shockwatch.tracing.trace import LossFunction
 
-_MOST_SWEEPS = 1000
 _EXACT = 1e-9
 
 
@@ -50,7 +51,7 @@ class Quotient:
         self.blocked = dict(blocked or {})
         self._aliases = dict(aliases or {})
         self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
-        self._overlapping = _share_tensors(self._continuous)
+        self._components = components(self._continuous)
 
     @property
     def dim(self) -> int:
@@ -64,11 +65,13 @@ class Quotient:
 
     # -- states -------------------------------------------------------------------------------
 
-    def _copy(self, state: Mapping[str, Tensor]) -> State:
+    def _copy(self, state: Mapping[str, Tensor], moved: Sequence[SymmetryGroup] | None = None) -> State:
+        """``state`` with private copies of what ``moved`` (default: any group, or training) changes."""
         missing = [name for name in self.names if name not in state]
         if missing:
             raise ValueError(f"state lacks {missing[:3]}: must hold every trainable parameter by name")
-        touched = set(self.names) | {name for g in self.groups for name in g.parameters}
+        own = () if moved is not None else self.names
+        touched = {*own, *(n for g in (self.groups if moved is None else moved) for n in g.parameters)}
         return {name: t.detach().clone() if name in touched else t.detach() for name, t in state.items()}
 
     def _with_aliases(self, state: State) -> State:
@@ -103,15 +106,12 @@ class Quotient:
     def balance(self, state: Mapping[str, Tensor]) -> State:
         """The minimum-norm point of the orbit, up to rotations and signs (Kempf & Ness 1979; theory.md 2).
 
-        Closed forms for each group, alternated until nothing moves.
+        Closed forms for each group, alternated until nothing moves where groups share weights.
         """
         moved = self._copy(state)
-        reference = next((moved[n] for n in self.names), torch.zeros(()))
-        tolerance = 1e-13 if reference.dtype == torch.float64 else 3e-7
         with torch.no_grad():
-            for _ in range(_MOST_SWEEPS if self._overlapping else 1):
-                if max((g.canonicalize_(moved) for g in self._continuous), default=0.0) < tolerance:
-                    break
+            for groups in self._components:
+                balance_(groups, moved)
         return self._with_aliases(moved)
 
     def canonicalize(
@@ -124,9 +124,10 @@ class Quotient:
         units keep their order, and rotations and signs go to the nearest point: inside one run that is continuous.
         """
         moved = self.balance(state)
-        if reference is not None:
-            return self.align(moved, reference)
         with torch.no_grad():
+            if reference is not None:
+                self._align_(moved, dict(reference))
+                return self._with_aliases(moved)
             # Finite groups first: the frame of a rotation runs over the units of its neighbours.
             for group in sorted(self.groups, key=lambda g: g.dim > 0):
                 group.fix_frame_(moved)
@@ -134,17 +135,31 @@ class Quotient:
 
     def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
         """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``."""
-        moved = self._copy(state)
+        moved = self._copy(state, [g for g in self.groups if g.has_frame])
         with torch.no_grad():
-            for group in self._continuous:
-                group.align_(moved, dict(reference))
+            self._align_(moved, dict(reference))
         return self._with_aliases(moved)
+
+    def _align_(self, state: State, reference: State) -> None:
+        for group in self.groups:
+            if group.has_frame:
+                group.align_(state, reference)
+
+    def projector(
+        self, state: Mapping[str, Tensor], *, tolerance: float | None = None, often: bool = True
+    ) -> HorizontalProjector:
+        """The horizontal projection at ``state``, for many tangents.
+
+        Args:
+            tolerance: relative accuracy; default: that of the type.
+            often: whether it pays to factorise first.
+        """
+        point = {name: tensor.detach() for name, tensor in state.items()}
+        return HorizontalProjector(self._components, point, tolerance=tolerance, factorise=often)
 
     def horizontal(self, state: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> State:
         """The horizontal part of ``tangent`` at the canonical point ``state`` (theory.md 3)."""
-        point = {name: tensor.detach() for name, tensor in state.items()}
-        with torch.no_grad():
-            return remove_vertical(self._continuous, point, dict(tangent), self._overlapping)
+        return self.projector(state, often=False)(tangent)
 
     def distance(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Distance of two networks modulo every group, permutations included."""
@@ -155,21 +170,17 @@ class Quotient:
         """The balanced ``state`` with units reordered, and turned, to lie as near to ``reference`` as can be found."""
         moved, target = self._copy(state), dict(reference)
 
-        def align_(trial: State, goal: State) -> None:
-            for group in self._continuous:
-                group.align_(trial, goal)
-
         with torch.no_grad():
-            match_units_(self.groups, moved, target, align_, self.euclidean)
+            match_units_(self.groups, moved, target, self._align_, self.euclidean)
         return self._with_aliases(moved)
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Euclidean distance over the trainable parameters."""
-        return math.sqrt(sum(float((a[n].double() - b[n].double()).square().sum()) for n in self.names))
+        return math.sqrt(sum(square_norm(a[n] - b[n]) for n in self.names))
 
     def norm(self, state: Mapping[str, Tensor]) -> float:
         """Euclidean norm over the trainable parameters."""
-        return math.sqrt(sum(float(state[n].double().square().sum()) for n in self.names))
+        return math.sqrt(sum(square_norm(state[n]) for n in self.names))
 
     # -- numbers ------------------------------------------------------------------------------
 
@@ -213,11 +224,13 @@ class Quotient:
         _, _, product = loss.linearize(point, frozen)
         size = sum(point[n].numel() for n in self.names)
 
+        project = self.projector(point)
+
         def matvec(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             flat = torch.as_tensor(np.array(vector).reshape(-1)).to(dtype)
-            inside = self.horizontal(point, self.unflatten(flat, point))
+            inside = project(self.unflatten(flat, point))
             image = product([inside[n] for n in self.names])
-            outside = self.horizontal(point, dict(zip(self.names, image, strict=True)))
+            outside = project(dict(zip(self.names, image, strict=True)))
             return self.flatten(outside).numpy()
 
         return LinearOperator(
@@ -236,13 +249,3 @@ class Quotient:
     def __repr__(self) -> str:
         rows = [f"  {g.kind:18} {g.dim:6d}  {g.residual:9.1e}  {g.name}  ({g.evidence})" for g in self.groups]
         return "\n".join([f"Quotient: {self.dim} redundant directions in {len(self.groups)} groups", *rows])
-
-
-def _share_tensors(groups: Sequence[SymmetryGroup]) -> bool:
-    seen: set[str] = set()
-    for group in groups:
-        labels = {piece.label for piece in group.pieces}
-        if labels & seen:
-            return True
-        seen |= labels
-    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -59,6 +59,11 @@ class SymmetryGroup(ABC):
     def fix_frame_(self, state: State) -> None:
         """Choose one point of the compact orbit that the canonical form leaves, by a fixed random frame."""
 
+    @property
+    def has_frame(self) -> bool:
+        """Whether :meth:`align_` can move anything."""
+        return type(self).align_ is not SymmetryGroup.align_
+
     def align_(self, state: State, reference: State) -> None:
         """Move along the compact orbit, in place, to the point nearest to ``reference``."""
 
@@ -72,7 +77,13 @@ class SymmetryGroup(ABC):
 
 
 class ContinuousGroup(SymmetryGroup):
-    """A group with generators: what the horizontal projection needs (theory.md 3)."""
+    """A group with generators: what the horizontal projection needs (theory.md 3).
+
+    Attributes:
+        kept_by_others: whether no other group's canonical form disturbs this one's, so that it is done once and first.
+    """
+
+    kept_by_others: ClassVar[bool] = False
 
     @abstractmethod
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
@@ -85,6 +96,10 @@ class ContinuousGroup(SymmetryGroup):
     @abstractmethod
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         """Apply the (pseudo-)inverse of this group's own Gram matrix of generators."""
+
+    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+        """:meth:`solve_gram` at one state, to be applied often."""
+        return lambda coefficients: self.solve_gram(coefficients, state)
 
 
 def units_last(piece: Piece, view: Tensor, axes: Sequence[Atom]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -95,9 +95,13 @@ class GeneralLinear(ContinuousGroup):
         p, n = self._gram(state, 1.0), self._gram(state, -1.0)
         healthy = (_conditioned(p) & _conditioned(n))[:, None, None]
         eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
-        p, n = torch.where(healthy, p, eye), torch.where(healthy, n, eye)
-        root, inverse_root = _powers(p, 0.5), _powers(p, -0.5)
-        square = inverse_root @ _powers(root @ n @ root, 0.5) @ inverse_root
+        lower, info = torch.linalg.cholesky_ex(torch.where(healthy, p, eye))
+        healthy = healthy & (info == 0)[:, None, None]
+        lower, n = torch.where(healthy, lower, eye), torch.where(healthy, n, eye)
+        # With P = L L^T the mean is L^-T (L^T N L)^(1/2) L^-1: one root fewer than by powers of P.
+        root = _powers(lower.transpose(-2, -1) @ n @ lower, 0.5)
+        half = torch.linalg.solve_triangular(lower.transpose(-2, -1), root, upper=True)
+        square = torch.linalg.solve_triangular(lower, half, upper=False, left=False)
         values, vectors = torch.linalg.eigh((square + square.transpose(-2, -1)) / 2)
         logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
         matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.transpose(-2, -1)
@@ -156,15 +160,22 @@ class GeneralLinear(ContinuousGroup):
         return result
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        return self.gram_solver(state)(coefficients)
+
+    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
         """The Sylvester equation ``G_N X + X G_P = R`` in the eigenbases of both Gram matrices."""
         p_values, p_vectors = torch.linalg.eigh(self._gram(state, 1.0))
         n_values, n_vectors = torch.linalg.eigh(self._gram(state, -1.0))
-        rotated = n_vectors.transpose(-2, -1) @ coefficients.double() @ p_vectors
         weights = n_values[:, :, None] + p_values[:, None, :]
         floor = _RANK_TOLERANCE * weights.amax((-2, -1), keepdim=True)
-        solved = torch.where(weights > floor, rotated / weights, torch.zeros_like(rotated))
-        result: Tensor = (n_vectors @ solved @ p_vectors.transpose(-2, -1)).to(coefficients.dtype)
-        return result
+        inverse = torch.where(weights > floor, 1.0 / weights, torch.zeros_like(weights))
+
+        def solve(coefficients: Tensor) -> Tensor:
+            rotated = n_vectors.transpose(-2, -1) @ coefficients.double() @ p_vectors
+            solved: Tensor = n_vectors @ (rotated * inverse) @ p_vectors.transpose(-2, -1)
+            return solved.to(coefficients.dtype)
+
+        return solve
 
     def head_similarity(self, state: State, reference: State) -> Tensor:
         """Largest inner product of any two blocks under a rotation, ``(blocks of reference, blocks of state)``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +44,8 @@ class ScalingGroup(ContinuousGroup):
     def dim(self) -> int:
         return math.prod(atom.size for atom in self.units)
 
-    def _members(self) -> Iterator[tuple[Piece, float]]:
+    def members(self) -> Iterator[tuple[Piece, float]]:
+        """Trainable pieces with their charges."""
         return ((p, q) for p, q in zip(self.pieces, self.charges, strict=True) if p.trainable)
 
     def _per_unit(self, piece: Piece, tensor: Tensor) -> Tensor:
@@ -54,12 +55,14 @@ class ScalingGroup(ContinuousGroup):
         )
 
     def _norms(self, state: State) -> list[tuple[float, Tensor]]:
+        # sums of positive terms keep their precision: only the result is widened
         return [
-            (charge, self._per_unit(piece, piece.view(state).double().square()))
-            for piece, charge in self._members()
+            (charge, self._per_unit(piece, piece.view(state).square()).double())
+            for piece, charge in self.members()
         ]
 
-    def _scale_(self, state: State, logarithm: Tensor, sign: Tensor | None = None) -> None:
+    def scale_(self, state: State, logarithm: Tensor, sign: Tensor | None = None) -> None:
+        """Apply ``s = exp(logarithm)``, times ``sign``, in place."""
         for piece, charge in zip(self.pieces, self.charges, strict=True):
             if piece.name not in state:
                 continue
@@ -78,10 +81,10 @@ class ScalingGroup(ContinuousGroup):
         if self.with_sign:
             coin = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
             sign = torch.where(coin < 0.5, -1.0, 1.0).to(device)
-        self._scale_(state, scale / largest * draw.to(device), sign)
+        self.scale_(state, scale / largest * draw.to(device), sign)
 
-    def _balance(self, state: State) -> Tensor:
-        norms = self._norms(state)
+    def balancing_log(self, norms: list[tuple[float, Tensor]]) -> Tensor:
+        """Logarithm of the scales that bring pieces with these charges and squared norms to the canonical form."""
         growing = sum((n for q, n in norms if q > 0), torch.zeros((), dtype=torch.float64))
         falling = sum((n for q, n in norms if q < 0), torch.zeros((), dtype=torch.float64))
         magnitudes = {abs(q) for q, _ in norms}
@@ -114,48 +117,55 @@ class ScalingGroup(ContinuousGroup):
         return t
 
     def canonicalize_(self, state: State) -> float:
-        logarithm = self._balance(state)
-        self._scale_(state, logarithm)
+        logarithm = self.balancing_log(self._norms(state))
+        self.scale_(state, logarithm)
         return float(logarithm.abs().max()) if logarithm.numel() else 0.0
 
     def imbalance(self, state: State) -> float:
-        return float(self._balance(state).square().mean().sqrt())
+        return float(self.balancing_log(self._norms(state)).square().mean().sqrt())
 
     def _flip_(self, state: State, overlap: Tensor) -> None:
         sign = torch.where(overlap < 0, -1.0, 1.0)
-        self._scale_(state, torch.zeros_like(overlap), sign)
+        self.scale_(state, torch.zeros_like(overlap), sign)
 
     def fix_frame_(self, state: State) -> None:
         if self.with_sign:
-            piece = next(p for p, q in self._members() if round(q) % 2)
+            piece = next(p for p, q in self.members() if round(q) % 2)
             view = piece.view(state).double()
             self._flip_(state, self._per_unit(piece, view * frame(view.shape, view)))
+
+    @property
+    def has_frame(self) -> bool:
+        return self.with_sign
 
     def align_(self, state: State, reference: State) -> None:
         if self.with_sign:
             overlaps = [
                 self._per_unit(p, p.view(state).double() * p.view(reference).double())
-                for p, q in self._members()
+                for p, q in self.members()
                 if round(q) % 2
             ]
             self._flip_(state, torch.stack(overlaps).sum(0))
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
-        for piece, charge in self._members():
+        for piece, charge in self.members():
             step = units_last(piece, piece.view(state), self.units) * (charge * coefficients)
             units_last(piece, piece.view(tangent), self.units).add_(step)
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
         parts = [
             charge * self._per_unit(piece, piece.view(state) * piece.view(tangent))
-            for piece, charge in self._members()
+            for piece, charge in self.members()
         ]
         return torch.stack(parts).sum(0)
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        return self.gram_solver(state)(coefficients)
+
+    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
         gram = sum((q * q * n for q, n in self._norms(state)), torch.zeros((), dtype=torch.float64))
         inverse = torch.where(gram > 0, 1.0 / gram, torch.zeros_like(gram))
-        return coefficients * inverse.to(coefficients.dtype)
+        return lambda coefficients: coefficients * inverse.to(coefficients.dtype)
 
 
 @dataclass(eq=False)

@@ -32,6 +32,7 @@ class Translation(ContinuousGroup):
     """
 
     kind: ClassVar[str] = "translation"
+    kept_by_others: ClassVar[bool] = True
 
     along: tuple[int, ...] = ()
 

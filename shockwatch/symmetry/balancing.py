@@ -1,0 +1,89 @@
+"""The minimum-norm point of an orbit: closed forms, coupled where groups share weights (theory.md 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.anderson import Anderson
+from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
+from shockwatch.symmetry.tables import ScalingTables
+
+_MOST_SWEEPS = 1000
+
+
+def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]:
+    """The groups in sets that share no piece, each in the order given."""
+    sets: list[tuple[set[str], list[ContinuousGroup]]] = []
+    for group in groups:
+        labels = {piece.label for piece in group.pieces}
+        together = [s for s in sets if s[0] & labels]
+        sets = [s for s in sets if not s[0] & labels]
+        members = [g for _, old in together for g in old]
+        sets.append((labels.union(*(old for old, _ in together)), [*members, group]))
+    place = {id(group): k for k, group in enumerate(groups)}
+    return [sorted(members, key=lambda g: place[id(g)]) for _, members in sets]
+
+
+def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
+    """Move ``state`` in place to the canonical form of all ``groups`` of one component.
+
+    Groups whose form the others keep come first and once, all scalings together on their reduced tables; only where
+    something else shares a piece with them do closed forms alternate over the tensors themselves.
+    """
+    kept = [g for g in groups if g.kept_by_others]
+    scalings = [g for g in groups if isinstance(g, ScalingGroup)]
+    others = [g for g in groups if g not in kept and not isinstance(g, ScalingGroup)]
+    # twice: one may hand its shift to the next
+    for group in kept * min(len(kept), 2):
+        group.canonicalize_(state)
+    if not others:
+        if scalings:
+            scale_(scalings, state, balancing_logs(scalings, state))
+        return
+    tolerance = _tolerance(groups, state)
+    alone = len(others) == 1 and not scalings
+    memory = Anderson()
+    point = ScalingTables(scalings, state).zeros() if scalings else torch.zeros(0)
+    for _ in range(1 if alone else _MOST_SWEEPS):
+        moved = max(group.canonicalize_(state) for group in others)
+        if not scalings:
+            if moved < tolerance:
+                break
+            continue
+        # The others follow from the scales alone, so the sweep is a map of the scales.
+        change = balancing_logs(scalings, state)
+        if max(moved, float(change.abs().max())) < tolerance:
+            break
+        following = memory.next(point, point + change)
+        scale_(scalings, state, following - point)
+        point = following
+
+
+def balancing_logs(groups: Sequence[ScalingGroup], state: State) -> Tensor:
+    """Logarithms of the scales, all units of all ``groups``, that bring ``state`` to their common canonical form."""
+    tables = ScalingTables(groups, state)
+    tolerance = _tolerance(groups, state)
+    memory = Anderson()
+    point = tables.zeros()
+    for _ in range(_MOST_SWEEPS):
+        image = tables.sweep(point)
+        if len(groups) == 1 or float((image - point).abs().max()) < tolerance:
+            return image
+        point = memory.next(point, image)
+    return point
+
+
+def scale_(groups: Sequence[ScalingGroup], state: State, logs: Tensor) -> None:
+    """Apply the scales ``exp(logs)`` in place."""
+    parts = torch.split(logs, [group.dim for group in groups])
+    for group, log in zip(groups, parts, strict=True):
+        group.scale_(state, log.reshape([atom.size for atom in group.units]))
+
+
+def _tolerance(groups: Sequence[ContinuousGroup], state: State) -> float:
+    wide = all(piece.view(state).dtype == torch.float64 for g in groups for piece in g.pieces[:1])
+    return 1e-13 if wide else 3e-7

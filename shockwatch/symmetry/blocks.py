@@ -1,0 +1,129 @@
+"""Sets of generators at one frozen state whose Gram matrix is inverted directly."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
+from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
+from shockwatch.symmetry.tables import ScalingTables, touched_pieces
+
+# Up to this many units the Cholesky factor is cheaper than conjugate gradients over some thirty products.
+_MOST_DENSE = 4000
+_PIVOT = 1e-9
+
+
+class Block(ABC):
+    """Generators ``G``: ``adjoint`` is ``G^T t``, ``generate_`` adds ``G c``, ``solve`` applies ``(G^T G)^-1``.
+
+    Attributes:
+        names: the tensors they move.
+        labels: the pieces they move.
+    """
+
+    def __init__(self, groups: Sequence[ContinuousGroup]) -> None:
+        self.names = list(dict.fromkeys(name for g in groups for name in g.parameters))
+        self.labels = {piece.label for g in groups for piece in g.pieces}
+
+    @abstractmethod
+    def adjoint(self, tangent: State) -> Tensor:
+        """Inner products of ``tangent`` with the generators."""
+
+    @abstractmethod
+    def generate_(self, coefficients: Tensor, tangent: State) -> None:
+        """Add the vertical vector with these coefficients to ``tangent``."""
+
+    @abstractmethod
+    def solve(self, coefficients: Tensor) -> Tensor:
+        """Apply the (pseudo-)inverse Gram matrix."""
+
+
+class GroupBlock(Block):
+    """One group by itself."""
+
+    def __init__(self, group: ContinuousGroup, state: State) -> None:
+        super().__init__([group])
+        self._group = group
+        self._state = state
+        self._solver = group.gram_solver(state)
+
+    def adjoint(self, tangent: State) -> Tensor:
+        return self._group.adjoint(self._state, tangent)
+
+    def generate_(self, coefficients: Tensor, tangent: State) -> None:
+        self._group.generate_(coefficients, self._state, tangent)
+
+    def solve(self, coefficients: Tensor) -> Tensor:
+        return self._solver(coefficients)
+
+
+class ScalingsBlock(Block):
+    """All scaling groups of a component: one pass over each piece, and a Gram matrix of reduced squares.
+
+    Args:
+        tolerance: of the conjugate gradients that serve where nothing is factorised.
+    """
+
+    def __init__(
+        self, groups: Sequence[ScalingGroup], state: State, tolerance: float, factorise: bool
+    ) -> None:
+        super().__init__(groups)
+        self._tables = ScalingTables(groups, state)
+        self._touched = [(touched, touched.piece.view(state)) for touched in touched_pieces(groups)]
+        self._tolerance = tolerance
+        diagonal = self._tables.gram_diagonal()
+        # a dead unit has no generator
+        self._alive = diagonal > 0
+        self._diagonal = torch.where(self._alive, diagonal, torch.ones_like(diagonal))
+        self._factor = self._factorise() if factorise else None
+
+    def _factorise(self) -> Tensor | None:
+        if len(self._tables.groups) == 1 or len(self._diagonal) > _MOST_DENSE:
+            return None
+        gram = self._tables.gram()
+        if gram is None:
+            return None
+        gram.diagonal().copy_(self._diagonal)
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(gram)
+        if int(info) or not bool((factor.diagonal().square() > _PIVOT * self._diagonal).all()):
+            # generators that depend on one another: conjugate gradients find a solution all the same
+            return None
+        return factor
+
+    def adjoint(self, tangent: State) -> Tensor:
+        parts = self._tables.split(self._tables.zeros())
+        for touched, view in self._touched:
+            product = touched.reduce(view * touched.piece.view(tangent))
+            for member in touched.members:
+                part = member.charge * touched.marginal(product, member)
+                parts[member.group] = parts[member.group] + part
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def generate_(self, coefficients: Tensor, tangent: State) -> None:
+        values = self._tables.split(coefficients)
+        for touched, view in self._touched:
+            factors = [
+                touched.embed(m, (m.charge * values[m.group]).to(view.dtype), view.dim())
+                for m in touched.members
+            ]
+            target = touched.piece.view(tangent)
+            target.addcmul_(view, sum(factors[1:], factors[0]))
+
+    def solve(self, coefficients: Tensor) -> Tensor:
+        right = torch.where(self._alive, coefficients, torch.zeros_like(coefficients))
+        if self._factor is not None:
+            return torch.cholesky_solve(right[:, None], self._factor)[:, 0]
+        if len(self._tables.groups) == 1:
+            return right / self._diagonal
+        return conjugate_gradients(
+            lambda x: [self._tables.gram_product(x[0], self._diagonal)],
+            [right],
+            lambda x: [x[0] / self._diagonal],
+            self._tolerance,
+        )[0]

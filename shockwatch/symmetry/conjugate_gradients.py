@@ -1,0 +1,48 @@
+"""Conjugate gradients on vectors that come in parts (Hestenes & Stiefel 1952)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Parts = list[Tensor]
+
+_MOST_STEPS = 500
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
+
+
+def conjugate_gradients(
+    product: Callable[[Parts], Parts],
+    right: Parts,
+    precondition: Callable[[Parts], Parts],
+    tolerance: float,
+) -> Parts:
+    """``x`` with ``A x = right`` for a positive semi-definite ``A``, ``right`` in its range.
+
+    Ends when the preconditioned residual has fallen to ``tolerance`` of its first size.
+    """
+    residual = right
+    step = precondition(residual)
+    solution = [torch.zeros_like(s) for s in step]
+    direction = step
+    energy = _dot(residual, step)
+    target = tolerance**2 * energy
+    for _ in range(_MOST_STEPS):
+        if not energy > target:
+            break
+        image = product(direction)
+        curvature = _dot(direction, image)
+        if not curvature > 0:
+            break
+        rate = energy / curvature
+        solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
+        residual = [r - rate * a for r, a in zip(residual, image, strict=True)]
+        step = precondition(residual)
+        energy, previous = _dot(residual, step), energy
+        direction = [s + energy / previous * d for s, d in zip(step, direction, strict=True)]
+    return solution
