@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -79,9 +80,10 @@ def balancing_logs(groups: Sequence[ScalingGroup], state: State) -> Tensor:
 
 def scale_(groups: Sequence[ScalingGroup], state: State, logs: Tensor) -> None:
     """Apply the scales ``exp(logs)`` in place."""
-    parts = torch.split(logs, [group.dim for group in groups])
-    for group, log in zip(groups, parts, strict=True):
-        group.scale_(state, log.reshape([atom.size for atom in group.units]))
+    shapes = [[atom.size for atom in group.units] for group in groups]
+    parts = torch.split(logs, [math.prod(shape) for shape in shapes])
+    for group, log, shape in zip(groups, parts, shapes, strict=True):
+        group.scale_(state, log.reshape(shape))
 
 
 def _tolerance(groups: Sequence[ContinuousGroup], state: State) -> float:

@@ -45,10 +45,8 @@ class HorizontalProjector:
             for groups in components:
                 wide = groups[0].pieces[0].view(state).dtype == torch.float64
                 accuracy = tolerance if tolerance is not None else 1e-13 if wide else 1e-6
-                scalings = [g for g in groups if isinstance(g, ScalingGroup)]
-                blocks: list[Block] = [
-                    GroupBlock(g, state) for g in groups if not isinstance(g, ScalingGroup)
-                ]
+                scalings = [g for g in groups if isinstance(g, ScalingGroup) and g.only_scales]
+                blocks: list[Block] = [GroupBlock(g, state) for g in groups if g not in scalings]
                 if scalings:
                     blocks.append(ScalingsBlock(scalings, state, accuracy / 10, factorise))
                 self._parts += [

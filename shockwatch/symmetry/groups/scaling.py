@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -136,7 +136,12 @@ class ScalingGroup(ContinuousGroup):
 
     @property
     def has_frame(self) -> bool:
-        return self.with_sign
+        return self.with_sign or type(self).align_ is not ScalingGroup.align_
+
+    @property
+    def only_scales(self) -> bool:
+        """Whether the generators are those of this class: a subclass may turn phases too."""
+        return type(self).generate_ is ScalingGroup.generate_
 
     def align_(self, state: State, reference: State) -> None:
         if self.with_sign:
@@ -160,12 +165,9 @@ class ScalingGroup(ContinuousGroup):
         return torch.stack(parts).sum(0)
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
-        return self.gram_solver(state)(coefficients)
-
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
         gram = sum((q * q * n for q, n in self._norms(state)), torch.zeros((), dtype=torch.float64))
         inverse = torch.where(gram > 0, 1.0 / gram, torch.zeros_like(gram))
-        return lambda coefficients: coefficients * inverse.to(coefficients.dtype)
+        return coefficients * inverse.to(coefficients.dtype)
 
 
 @dataclass(eq=False)
