@@ -34,7 +34,7 @@ class Analysis:
     Attributes:
         records: the laws, in the order of the graph.
         pieces: the parts of parameters and of running statistics that a group may act on.
-        fixed: symbols that keep their values (frozen parameters, buffers).
+        fixed: symbols that keep their values (frozen parameters, buffers, data).
         blocked: operators without a rule, and how often each was met on a parameter's path.
     """
 
@@ -43,14 +43,13 @@ class Analysis:
     fixed: frozenset[int]
     blocked: dict[str, int]
 
-    def classes(self) -> list[Atom]:
-        """The axes that are free of outside meaning and stand on a piece, each once."""
-        found: dict[Atom, None] = {}
-        for piece in self.pieces:
-            for atom in piece.atoms:
-                if not atom.root().pinned:
-                    found.setdefault(atom.root())
-        return list(found)
+    def axes(self) -> list[Atom]:
+        """The axes of the pieces, each once."""
+        return list(dict.fromkeys(atom.root() for piece in self.pieces for atom in piece.atoms))
+
+    def free_axes(self) -> list[Atom]:
+        """The axes without outside meaning: their indices may change places."""
+        return [axis for axis in self.axes() if not axis.pinned]
 
 
 def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> Analysis:
@@ -73,7 +72,7 @@ def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> Analysis:
         if not piece.trainable and piece.symbol.id not in context.statistics
     )
     acting = tuple(piece for piece in pieces if piece.symbol.id not in fixed)
-    return Analysis(tuple(context.records), acting, fixed, dict(context.blocked))
+    return Analysis(tuple(context.records), acting, fixed | context.data, dict(context.blocked))
 
 
 def _apply_cuts(place: Place) -> bool:
@@ -137,6 +136,7 @@ def _call(context: Context, node: Node, environment: dict[Node, Any], moving: se
     call = Call(name.removesuffix("_") if inplace else name, tuple(args), dict(kwargs), _shape(node))
     follows = any(symbol.id in moving for value in values for symbol in symbols(value))
     if follows and call.name not in _SHAPE_ONLY:
+        context.data |= {s.id for value in values for s in symbols(value) if s.id not in moving}
         rule = RULES.get(call.name)
         result = rule(context, call) if rule is not None else context.opaque(call, values)
         moving |= {s.id for v in pytree.tree_leaves(result) if not isinstance(v, int) for s in symbols(v)}

@@ -29,7 +29,7 @@ class AxisConflict(Exception):
 class Atom:
     """An axis with identity: a node of a union-find forest that may later split into a product."""
 
-    __slots__ = ("parent", "parts", "pinned", "places", "size")
+    __slots__ = ("parent", "parts", "pinned", "places", "size", "twins")
 
     def __init__(self, size: int, pinned: bool = False, places: Iterable[Place] = ()) -> None:
         self.size = size
@@ -38,6 +38,8 @@ class Atom:
         self.pinned = pinned
         # Where this atom stands on a parameter or buffer: what a cut has to be reported to.
         self.places = set(places)
+        # Axes of the same meaning that stay two: scores run over the tokens twice, as queries and as keys.
+        self.twins: set[Atom] = set()
 
     def root(self) -> Atom:
         """The representative of this atom's class."""
@@ -45,6 +47,18 @@ class Atom:
         while node.parent is not None:
             node = node.parent
         return node
+
+    def twin(self) -> Atom:
+        """Another axis of the same meaning, never to be joined with this one."""
+        root = self.root()
+        other = Atom(root.size, root.pinned)
+        root.twins.add(other)
+        other.twins.add(root)
+        return other
+
+    def is_twin_of(self, other: Atom) -> bool:
+        """Whether two roots are to stay two."""
+        return any(twin.root() is other for twin in self.twins)
 
     def leaves(self) -> Axis:
         """The unsplit atoms this one is made of."""
@@ -122,12 +136,13 @@ def join(first: Axis, second: Axis) -> None:
     left, right = list(resolve(first)), list(resolve(second))
     while left and right:
         a, b = left.pop(0).root(), right.pop(0).root()
-        if a is b:
+        if a is b or a.is_twin_of(b):
             continue
         if a.size == b.size:
             b.parent = a
             a.pinned |= b.pinned
             a.places |= b.places
+            a.twins |= b.twins
         elif max(a.size, b.size) % min(a.size, b.size) == 0:
             large, small = (a, b) if a.size > b.size else (b, a)
             parts = split(large, (small.size, large.size // small.size))

@@ -30,6 +30,7 @@ class Scope(IntEnum):
     POSITIVE = 0  # scaling by s > 0
     REAL = 1  # scaling by any s != 0
     LINEAR = 2  # any invertible matrix
+    SIGN = 3  # a change of sign
 
 
 def carries(symbol: Symbol, axis: Atom) -> int:
@@ -90,6 +91,8 @@ def equations(record: Record, axis: Atom, scope: Scope) -> Iterator[Equation]:
             yield _equation((y, 1), (x[0], -record.exponent), axis=axis)
         else:
             yield from _zero(tensors, axis)
+    elif law is Law.ODD and scope is Scope.SIGN:
+        yield _equation((y, 1), (x[0], -1), axis=axis)
     elif law is Law.HOMOGENEOUS and scope is Scope.POSITIVE:
         for t in x:
             yield _equation((y, 1), (t, -1), axis=axis)
@@ -129,6 +132,8 @@ def solve(rows: Iterable[Equation], unknowns: Sequence[int], preferred: set[int]
         expression = {key: -value / lead for key, value in reduced.items()}
         for dependent in users.pop(pivot, set()):
             target = solved[dependent]
+            if pivot not in target:
+                continue
             weight = target.pop(pivot)
             for key, value in expression.items():
                 total = target.get(key, Fraction(0)) + weight * value

@@ -42,6 +42,7 @@ class Context:
 
     records: list[Record] = field(default_factory=list)
     statistics: set[int] = field(default_factory=set)
+    data: set[int] = field(default_factory=set)
     cuts_found: bool = False
     blocked: dict[str, int] = field(default_factory=dict)
 
@@ -91,8 +92,11 @@ class Context:
             pin(middle)
             part = (*before, *fresh(length, pinned=True), *after)
         else:
-            if not lead.pinned:
-                self._ask_for_cut(lead, {start // stride, (start + length) // stride})
+            first, last = start // stride, (start + length) // stride
+            # Axes with outside meaning are cut into equal parts only (rotary halves), not at single tokens.
+            equal = first % (last - first) == 0 and lead.size % (last - first) == 0
+            if not lead.pinned or (equal and (last - first > 1 or lead.size == 2)):
+                self._ask_for_cut(lead, {first, last})
             part = (*before, *fresh(length // stride, pinned=True), *rest, *after)
         return self.emit(Law.SELECT, (value,), Symbol(replace_dim(value.dims, dim, part)), "slice")
 
@@ -212,8 +216,8 @@ class Context:
         summed: Axis = tuple(
             atom for label, axis in axes_of.items() if label not in y_axes for atom in resolve(axis)
         )
-        output = Symbol(tuple(axes_of[label] for label in y_axes))
-        return self.emit(Law.CONTRACT, (x, w), output, operator, atoms=summed)
+        output, renamed = _distinct([axes_of[label] for label in y_axes])
+        return self.emit(Law.CONTRACT, (x, w), output, operator, atoms=summed, renamed=renamed)
 
     # -- arranging ----------------------------------------------------------------------------
 
@@ -257,6 +261,10 @@ class Context:
             return value.same_cut(children, list(order).index(value.dim))
         return value.with_dims([value.dims[d] for d in order])
 
+    def scale(self, value: Value, factor: float, operator: str) -> Value:
+        """``factor * value`` with a number."""
+        return self.elementwise([value], lambda x, y: self.emit(Law.SELECT, x, y, operator, factor=factor))
+
     def reduce(self, value: Value, dims: Sequence[int], keep: bool, operator: str) -> Value:
         """A sum or mean over ``dims``."""
         if isinstance(value, Blocks):
@@ -266,7 +274,32 @@ class Context:
             gone = 0 if keep else sum(d < value.dim for d in dims)
             return value.same_cut(children, value.dim - gone)
         left = [() if d in dims else axis for d, axis in enumerate(value.dims) if keep or d not in dims]
-        return self.emit(Law.SELECT, (value,), Symbol(tuple(left)), operator)
+        factor = 1.0
+        if operator == "sum":
+            factor = float(size_of(a for d in dims for a in value.dims[d]))
+        return self.emit(Law.SELECT, (value,), Symbol(tuple(left)), operator, factor=factor)
+
+
+def _distinct(dims: list[Axis]) -> tuple[Symbol, tuple[tuple[Atom, Atom], ...]]:
+    """A tensor with these dimensions; an axis with outside meaning that would come twice gets a second identity.
+
+    Scores of tokens against tokens are the case: what is constant along the keys is not so along the queries.
+    """
+    seen: set[Atom] = set()
+    renamed: list[tuple[Atom, Atom]] = []
+    axes: list[Axis] = []
+    for axis in dims:
+        atoms: list[Atom] = []
+        for atom in resolve(axis):
+            if atom in seen and atom.pinned:
+                twin = atom.twin()
+                renamed.append((atom, twin))
+                atoms.append(twin)
+            else:
+                seen.add(atom)
+                atoms.append(atom)
+        axes.append(tuple(atoms))
+    return Symbol(tuple(axes)), tuple(renamed)
 
 
 def _product(sizes: Sequence[int]) -> int:

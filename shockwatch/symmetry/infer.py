@@ -12,7 +12,7 @@ from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups import FINDERS, SymmetryGroup
 from shockwatch.symmetry.naming import unique
 from shockwatch.symmetry.quotient import Quotient
-from shockwatch.symmetry.verify import holds, measure
+from shockwatch.symmetry.verify import Verifier, holds
 from shockwatch.tracing import StepLoss, Trace, trace_step
 from shockwatch.tracing.trace import LossFunction
 
@@ -40,22 +40,27 @@ def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Qu
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     analysis = analyse(trace, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     system = ChargeSystem(analysis)
-    suggested: list[SymmetryGroup] = []
-    for find in FINDERS:
-        suggested += find(system, tuple(suggested))
-    for group, name in zip(suggested, unique(group.name for group in suggested), strict=True):
-        group.name = name
-    moving = {*trace.trainable, *(name for group in suggested for name in group.parameters)}
+    moving = {*trace.trainable, *(piece.name for piece in analysis.pieces)}
     state = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
-    residuals = measure(suggested, StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
-    for group, residual in zip(suggested, residuals, strict=True):
-        group.residual = residual
+    verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
+    kept: list[SymmetryGroup] = []
+    rejected: list[SymmetryGroup] = []
+    for find in FINDERS:
+        # A finder sees what was verified before it: a smaller group steps in where a larger one was refused.
+        for group in find(system, tuple(kept)):
+            group.residual = verifier.residual(group)
+            if holds(group, group.residual):
+                kept.append(group)
+            elif not group.speculative:
+                rejected.append(group)
+    for group, name in zip(kept, unique(group.name for group in kept), strict=True):
+        group.name = name
     return Quotient(
-        [group for group in suggested if holds(group, group.residual)],
+        kept,
         trace.trainable,
         aliases=_aliases(model),
-        rejected=[group for group in suggested if not holds(group, group.residual)],
+        rejected=rejected,
         blocked=analysis.blocked,
     )
 

@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.groups import GeneralLinear, Permutation, SymmetryGroup
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.groups import GeneralLinear, Permutation, RealScaling, SignFlip, SymmetryGroup
 
 _MOST_ROUNDS = 20
 
@@ -36,6 +37,7 @@ def match_units_(
         align_(state, reference)
         return
     linear = [g for g in groups if isinstance(g, GeneralLinear)]
+    signed = {axis for g in groups if isinstance(g, (RealScaling, SignFlip)) for axis in g.units}
     starts = []
     for by_norm in (False, True):
         trial = {name: tensor.clone() for name, tensor in state.items()}
@@ -46,7 +48,7 @@ def match_units_(
         best = distance(trial, reference)
         for _ in range(_MOST_ROUNDS):
             for group in permutations:
-                _reorder_(group, trial, _similarity(group, linear, trial, reference))
+                _reorder_(group, trial, _similarity(group, linear, signed, trial, reference))
                 align_(trial, reference)
             now = distance(trial, reference)
             if now >= best * (1 - 1e-9):
@@ -64,7 +66,7 @@ def _reorder_(group: Permutation, state: State, similarity: Tensor) -> None:
 
 
 def _similarity(
-    group: Permutation, linear: Sequence[GeneralLinear], state: State, reference: State
+    group: Permutation, linear: Sequence[GeneralLinear], signed: set[Atom], state: State, reference: State
 ) -> Tensor:
     """Inner products of units, ``(batch, n, n)``: row of the reference, column of the state."""
     total: Tensor | None = None
@@ -75,6 +77,7 @@ def _similarity(
             turned |= {piece.label for piece in block.pieces}
             part = block.head_similarity(state, reference)[None]
             total = part if total is None else total + part
+    plain: Tensor | None = None
     for piece in group.pieces:
         if piece.label in turned or not piece.trainable:
             continue
@@ -82,7 +85,11 @@ def _similarity(
             ours = group.unit_vectors(piece, state, position).double()
             theirs = group.unit_vectors(piece, reference, position).double()
             part = theirs @ ours.transpose(-2, -1)
-            total = part if total is None else total + part
+            plain = part if plain is None else plain + part
+    if plain is not None:
+        # A unit that may change sign is compared up to its sign.
+        plain = plain.abs() if group.units in signed else plain
+        total = plain if total is None else total + plain
     assert total is not None
     return total
 

@@ -128,8 +128,7 @@ class Quotient:
             if reference is not None:
                 self._align_(moved, dict(reference))
                 return self._with_aliases(moved)
-            # Finite groups first: the frame of a rotation runs over the units of its neighbours.
-            for group in sorted(self.groups, key=lambda g: g.dim > 0):
+            for group in sorted(self.groups, key=lambda g: g.frame_order):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from shockwatch.symmetry.axes import Axis
+from shockwatch.symmetry.axes import Atom, Axis
 from shockwatch.symmetry.values import Symbol
 
 
@@ -22,7 +22,7 @@ class Law(Enum):
     HOMOGENEOUS = "positively homogeneous"  # y(s x) = s y(x) for s > 0
     ODD = "odd"
     POINTWISE = "pointwise"
-    SELECT = "linear selection"  # y is part of x, or a sum over some of its axes
+    SELECT = "linear selection"  # y is part of x times a number, or a sum or mean over some of its axes
     SOFTMAX = "softmax"
     NORMALIZE = "normalisation"  # y = (x - mean) / sqrt(var + eps)
     OFFSET = "constant offset"  # y = x + small constant, an eps
@@ -37,7 +37,9 @@ class Record:
         atoms: contracted atoms (CONTRACT), normalised atoms (SOFTMAX, NORMALIZE), empty otherwise.
         exponent: of POWER.
         centred: whether NORMALIZE removes the mean.
+        factor: number that SELECT multiplies by.
         statistic: per-slice statistic of NORMALIZE: it carries the atoms that are not normalised.
+        renamed: atoms of the second input of CONTRACT that the output carries under another identity.
         operator: the aten operator, for messages.
     """
 
@@ -48,4 +50,6 @@ class Record:
     atoms: Axis = ()
     exponent: float = 1.0
     centred: bool = False
+    factor: float = 1.0
+    renamed: tuple[tuple[Atom, Atom], ...] = ()
     statistic: Symbol | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 
@@ -31,35 +31,38 @@ def generic_point(state: State, generator: torch.Generator) -> State:
     return point
 
 
-def measure(
-    groups: Sequence[SymmetryGroup], loss: StepLoss, state: State, fixed: State, seed: int
-) -> list[float]:
-    """Largest relative change of the loss under random elements of each group, float64.
+class Verifier:
+    """Measures groups at one generic point, in float64.
 
     Args:
         loss: the step in float64.
         state: trainable parameters and running statistics.
         fixed: everything else.
     """
-    generator = torch.Generator().manual_seed(seed)
-    point = generic_point(state, generator)
-    for name, tensor in state.items():
-        # A running variance stays one.
-        if name.endswith("running_var"):
-            point[name] = tensor.detach().double().abs() + 0.1
-    frozen = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in fixed.items()}
-    base = loss.value(point, frozen)
-    residuals = []
-    for group in groups:
+
+    def __init__(self, loss: StepLoss, state: State, fixed: State, seed: int) -> None:
+        self._loss = loss
+        self._generator = torch.Generator().manual_seed(seed)
+        self._point = generic_point(state, self._generator)
+        for name, tensor in state.items():
+            # A running variance stays one.
+            if name.endswith("running_var"):
+                self._point[name] = tensor.detach().double().abs() + 0.1
+        self._fixed = {
+            n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in fixed.items()
+        }
+        self._base = loss.value(self._point, self._fixed)
+
+    def residual(self, group: SymmetryGroup) -> float:
+        """Largest relative change of the loss under random elements of ``group``; inf where it is not finite."""
         worst = 0.0
         for _ in range(_TRIALS):
-            moved = {n: t.clone() if n in group.parameters else t for n, t in point.items()}
+            moved = {n: t.clone() if n in group.parameters else t for n, t in self._point.items()}
             with torch.no_grad():
-                group.transform_(moved, generator, 0.5)
-            change = abs(loss.value(moved, frozen) - base) / max(abs(base), 1e-12)
-            worst = max(worst, change) if change == change else float("inf")
-        residuals.append(worst)
-    return residuals
+                group.transform_(moved, self._generator, 0.5)
+            change = abs(self._loss.value(moved, self._fixed) - self._base) / max(abs(self._base), 1e-12)
+            worst = max(worst, change) if math.isfinite(change) else math.inf
+        return worst
 
 
 def holds(group: SymmetryGroup, residual: float) -> bool:

@@ -83,7 +83,7 @@ class Encoder(nn.Module):
     def __init__(self, norm_first: bool) -> None:
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(8, 2, 12, 0.1, batch_first=True, norm_first=norm_first)
-        self.head = nn.Linear(8, 3)
+        self.head = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(x)).flatten(0, 1)
@@ -102,6 +102,75 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.inp(x)
         return self.out(h + self.b(F.relu(self.a(h))))
+
+
+class Rotary(nn.Module):
+    """Causal attention under rotary embedding; fewer key than query heads if ``kv`` is below two."""
+
+    def __init__(self, interleaved: bool, kv: int = 2) -> None:
+        super().__init__()
+        self.interleaved, self.kv = interleaved, kv
+        self.q, self.k, self.v = (nn.Linear(8, n * 4, bias=False) for n in (2, kv, kv))
+        self.o, self.head = nn.Linear(8, 8, bias=False), nn.Linear(8, 10)
+
+    def turn(self, x: Tensor) -> Tensor:
+        angle = torch.arange(x.shape[2], dtype=x.dtype)[:, None] * torch.tensor([1.0, 0.1], dtype=x.dtype)
+        if self.interleaved:
+            a, b, c, s = x[..., ::2], x[..., 1::2], angle.cos(), angle.sin()
+            return torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
+        c, s = torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
+        return x * c + torch.cat((-x[..., 2:], x[..., :2]), -1) * s
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = (f(x).view(b, t, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = self.turn(q), self.turn(k)
+        if self.kv == 1:
+            k, v = (z[:, :, None].expand(b, 1, 2, t, 4).reshape(b, 2, t, 4) for z in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, 8)
+        return self.head(torch.tanh(self.o(mixed))).flatten(0, 1)
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(8, 7).requires_grad_(False)
+        self.a, self.b = nn.Linear(8, 2, bias=False), nn.Linear(2, 7, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + 2.0 * self.b(self.a(x))
+
+
+class Tied(nn.Module):
+    """Token and position embeddings, causal attention, tied output: GPT-2 in small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.position = nn.Embedding(17, 8), nn.Embedding(6, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 17, bias=False)
+        self.head.weight = self.token.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.token(x) + self.position(torch.arange(x.shape[1]))
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.head(self.norm(self.layer(h, src_mask=mask, is_causal=True))).flatten(0, 1)
+
+
+def odd() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4))
+
+
+def grouped_cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2),
+        nn.GroupNorm(2, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4),
+    )  # fmt: skip
+
+
+def words(seed: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 17, (12, 6), generator=g), torch.randint(0, 17, (72,), generator=g)
 
 
 def mlp() -> nn.Module:
@@ -138,6 +207,11 @@ def tokens(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 4, 8, generator=g), torch.randint(0, 3, (32,), generator=g)
 
 
+def many_classes(seed: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(8, 4, 8, generator=g), torch.randint(0, 10, (32,), generator=g)
+
+
 def targets(seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(24, 8, generator=g), torch.randn(24, 7, generator=g)
@@ -164,10 +238,12 @@ class Case:
 
     def data(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         x, y = self.batch(seed)
-        return x.to(dtype), y.to(dtype) if y.is_floating_point() else y
+        return x.to(dtype) if x.is_floating_point() else x, y.to(dtype) if y.is_floating_point() else y
 
 
-ATTENTION = {"general linear": 36, "translation": 1 + 8}
+# 1 + 8: logit shift of the head; 6: key bias; 6: value against output bias (theory.md 1)
+ATTENTION = {"general linear": 36, "translation": 9 + 6 + 6}
+NO_BIAS = {"general linear": 36, "translation": 9}
 
 CASES = [
     Case("mlp", mlp, cross_entropy, vectors, {"positive scaling": 16, "translation": 8}),
@@ -181,37 +257,82 @@ CASES = [
     ),
     Case("swiglu", SwiGLU, cross_entropy, vectors, {"real scaling": 5, "translation": 5}),
     Case("packed swiglu", PackedSwiGLU, cross_entropy, vectors, {"real scaling": 5, "translation": 5}),
-    Case(
-        "attention",
-        lambda: Attention("split"),
-        cross_entropy,
-        tokens,
-        {"general linear": 36, "translation": 9 + 6},
-    ),
+    Case("attention", lambda: Attention("split"), cross_entropy, tokens, ATTENTION),
     Case("packed attention", lambda: Attention("packed"), cross_entropy, tokens, ATTENTION),
-    Case("written attention", lambda: Attention("written", bias=False), cross_entropy, tokens, ATTENTION),
-    Case("multi-head", MultiHead, cross_entropy, tokens, {"general linear": 64, "translation": 9}),
+    Case("written attention", lambda: Attention("written", bias=False), cross_entropy, tokens, NO_BIAS),
+    Case("multi-head", MultiHead, cross_entropy, tokens, {"general linear": 64, "translation": 9 + 8 + 8}),
+    # The stream is linear: 64 GL, and both biases that write it move into the next reader.
     Case(
         "residual",
         Residual,
         cross_entropy,
-        lambda s: vectors(s, 9, 3),
-        {"general linear": 64, "positive scaling": 6, "translation": 9},
+        lambda seed: vectors(seed, 9, 3),
+        {"general linear": 64, "positive scaling": 6, "translation": 9 + 8 + 8},
     ),
     Case("linear", linear, squared_error, targets, {"general linear": 36}),
     Case(
         "pre-norm encoder",
         lambda: Encoder(True),
         cross_entropy,
-        tokens,
-        {"general linear": 64, "positive scaling": 12, "translation": 9},
+        many_classes,
+        # gains 8 + 8; logits 9; key, value, two norms' biases, last bias of the stream 8 each; readers 24 + 12; the
+        # first bias of the stream along ones, which the second norm does not see
+        {"general linear": 64, "real scaling": 16, "positive scaling": 12, "translation": 9 + 5 * 8 + 36 + 1},
     ),
     Case(
         "post-norm encoder",
         lambda: Encoder(False),
         cross_entropy,
-        tokens,
-        {"general linear": 64, "positive scaling": 12, "translation": 1 + 8 + 1 + 12 + 9},
+        many_classes,
+        # centring writers 9 + 13; logits 9; key, value, two norms' biases 8 each; readers 12 + 9 (one is a logit shift)
+        {
+            "general linear": 64,
+            "real scaling": 8,
+            "positive scaling": 12,
+            "translation": 22 + 9 + 4 * 8 + 12 + 9,
+        },
+    ),
+    # Signs are finite: they take no dimension.
+    Case("odd", odd, cross_entropy, vectors, {"translation": 8}),
+    # Two heads of two pairs: 2 x 4 real dimensions of GL(1, C); values and outputs GL(4) each.
+    Case(
+        "rotary",
+        lambda: Rotary(False),
+        cross_entropy,
+        many_classes,
+        {"complex scaling": 8, "general linear": 32, "translation": 9},
+    ),
+    Case(
+        "interleaved rotary",
+        lambda: Rotary(True),
+        cross_entropy,
+        many_classes,
+        {"complex scaling": 8, "general linear": 32, "translation": 9},
+    ),
+    Case(
+        "shared keys",
+        lambda: Rotary(False, 1),
+        cross_entropy,
+        many_classes,
+        {"complex scaling": 4, "general linear": 16, "translation": 9},
+    ),
+    Case("low rank", LowRank, squared_error, targets, {"general linear": 4}),
+    # The bias before a group norm shifts alike for all channels of a group.
+    Case(
+        "grouped cnn",
+        grouped_cnn,
+        cross_entropy,
+        images,
+        {"positive scaling": 6 + 6 + 4 + 3, "scale invariance": 2, "translation": 1 + 27 + 2},
+    ),
+    # Readers of two norms 24 + 12; writers of the stream 9 + 13 + 6; key, value, two norms' biases 8 each; tokens
+    # against positions 8.
+    Case(
+        "tied",
+        Tied,
+        cross_entropy,
+        words,
+        {"general linear": 64, "real scaling": 16, "translation": 36 + 28 + 32 + 8},
     ),
 ]
 

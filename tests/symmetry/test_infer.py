@@ -21,7 +21,7 @@ def true_redundancy(case: Case, model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train()
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     count = sum(p.numel() for p in parameters)
     rows = []
     for seed in range(1, count + 41):
@@ -44,9 +44,12 @@ def test_dimensions_by_kind(case: Case) -> None:
     assert quotient.rejected == ()
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp", "leaky", "cnn", "swiglu", "packed swiglu", "written attention", "linear"]
-)
+# Left out: "residual", whose narrow hidden layer adds directions that no group explains, and "grouped cnn", whose
+# approximate directions the oracle cannot tell from exact ones.
+COMPLETE = [case.name for case in CASES if case.name not in ("residual", "grouped cnn")]
+
+
+@pytest.mark.parametrize("name", COMPLETE)
 def test_nothing_is_missed(name: str) -> None:
     case = BY_NAME[name]
     model = case.model()
@@ -54,7 +57,7 @@ def test_nothing_is_missed(name: str) -> None:
     assert quotient.dim_exact == true_redundancy(case, model)
 
 
-@pytest.mark.parametrize("name", ["attention", "packed attention", "multi-head", "residual"])
+@pytest.mark.parametrize("name", ["residual", "grouped cnn"])
 def test_never_more_than_there_are(name: str) -> None:
     case = BY_NAME[name]
     model = case.model()

@@ -5,26 +5,52 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from shockwatch.symmetry.charges import ChargeSystem
-from shockwatch.symmetry.groups import general_linear, permutation, scaling, translation
+from shockwatch.symmetry.groups import (
+    bias_transport,
+    complex_scaling,
+    general_linear,
+    mean_zero,
+    permutation,
+    scaling,
+    sign_flip,
+    translation,
+)
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.groups.bias_transport import BiasTransport
+from shockwatch.symmetry.groups.complex_scaling import ComplexScaling
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.groups.mean_zero import MeanZeroReader
 from shockwatch.symmetry.groups.permutation import Permutation
 from shockwatch.symmetry.groups.scaling import PositiveScaling, RealScaling, ScaleInvariance, ScalingGroup
+from shockwatch.symmetry.groups.sign_flip import SignFlip
 from shockwatch.symmetry.groups.translation import Translation
 
 Finder = Callable[[ChargeSystem, Sequence[SymmetryGroup]], list[SymmetryGroup]]
 
-FINDERS: tuple[Finder, ...] = (general_linear.find, scaling.find, translation.find, permutation.find)
+FINDERS: tuple[Finder, ...] = (
+    general_linear.find,
+    complex_scaling.find,
+    scaling.find,
+    sign_flip.find,
+    translation.find,
+    mean_zero.find,
+    bias_transport.find,
+    permutation.find,
+)
 
 __all__ = [
     "FINDERS",
+    "BiasTransport",
+    "ComplexScaling",
     "ContinuousGroup",
     "GeneralLinear",
+    "MeanZeroReader",
     "Permutation",
     "PositiveScaling",
     "RealScaling",
     "ScaleInvariance",
     "ScalingGroup",
+    "SignFlip",
     "SymmetryGroup",
     "Translation",
 ]

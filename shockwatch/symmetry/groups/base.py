@@ -38,6 +38,9 @@ class SymmetryGroup(ABC):
     approximate: bool = False
     residual: float = field(default=math.nan, kw_only=True)
 
+    speculative: ClassVar[bool] = False
+    """Suggested by the shape of the pieces more than by the graph: that the measurement refuses it is no news."""
+
     @property
     @abstractmethod
     def dim(self) -> int:
@@ -55,6 +58,11 @@ class SymmetryGroup(ABC):
     def canonicalize_(self, state: State) -> float:
         """Move to the canonical point of this group's orbit in place; returns the size of the move (log units)."""
         return 0.0
+
+    @property
+    def frame_order(self) -> int:
+        """Groups fix their frames in this order: one that reads what another turns comes after it."""
+        return 100
 
     def fix_frame_(self, state: State) -> None:
         """Choose one point of the compact orbit that the canonical form leaves, by a fixed random frame."""

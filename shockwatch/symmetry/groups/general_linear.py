@@ -230,7 +230,7 @@ def _conditioned(gram: Tensor) -> Tensor:
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
     """Every axis between two stacks of weights that only linear maps touch."""
     groups: list[SymmetryGroup] = []
-    for axis in system.analysis.classes():
+    for axis in system.analysis.axes():
         for solution in system.basis(axis, Scope.LINEAR):
             members = [
                 (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution

@@ -61,6 +61,10 @@ class Permutation(SymmetryGroup):
         index = order.to(view.device).reshape(*order.shape, *(1,) * len(rest)).expand(moved.shape)
         moved.copy_(moved.gather(len(lead), index))
 
+    @property
+    def frame_order(self) -> int:
+        return -1
+
     def fix_frame_(self, state: State) -> None:
         """Order the units by norm, largest first: no other group moves the norms of a canonical state."""
         self.permute_(state, torch.argsort(self.norms(state), dim=-1, descending=True, stable=True))
@@ -91,7 +95,7 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     """Every axis whose indices mean nothing outside; a general linear group contains its own permutations."""
     linear = {group.axis for group in found if isinstance(group, GeneralLinear)}
     groups: list[SymmetryGroup] = []
-    for axis in system.analysis.classes():
+    for axis in system.analysis.free_axes():
         pieces = tuple(p for p in system.analysis.pieces if p.positions(axis))
         if axis in linear or system.touches_fixed(axis) or not any(p.trainable for p in pieces):
             continue

@@ -128,9 +128,18 @@ class ScalingGroup(ContinuousGroup):
         sign = torch.where(overlap < 0, -1.0, 1.0)
         self.scale_(state, torch.zeros_like(overlap), sign)
 
+    def frame_piece(self) -> Piece:
+        """The piece whose sign is fixed: the smallest, which the fewest other groups touch."""
+        odd = [piece for piece, charge in self.members() if round(charge) % 2]
+        return min(odd, key=lambda piece: len(piece.atoms))
+
+    @property
+    def frame_order(self) -> int:
+        return len(self.frame_piece().atoms) if self.with_sign else 0
+
     def fix_frame_(self, state: State) -> None:
         if self.with_sign:
-            piece = next(p for p, q in self.members() if round(q) % 2)
+            piece = self.frame_piece()
             view = piece.view(state).double()
             self._flip_(state, self._per_unit(piece, view * frame(view.shape, view)))
 
@@ -194,7 +203,7 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     """Every scaling group of the step that no general linear group contains."""
     groups: list[SymmetryGroup] = []
     seen: set[tuple[frozenset[tuple[str, float]], frozenset[int]]] = set()
-    for axis in system.analysis.classes():
+    for axis in system.analysis.axes():
         for solution in system.basis(axis, Scope.POSITIVE):
             members = [
                 (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution
@@ -229,9 +238,12 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
 def _inside_linear(
     members: Sequence[tuple[Piece, float]], units: Sequence[Atom], found: Sequence[SymmetryGroup]
 ) -> bool:
-    """Whether a general linear group already moves these pieces along these units."""
+    """Whether a general linear or complex group already moves these pieces along these units."""
     for group in found:
-        if isinstance(group, GeneralLinear) and group.axis in units:
+        inside = isinstance(group, GeneralLinear) and group.axis in units
+        if isinstance(group, ScalingGroup) and set(group.units) == set(units):
+            inside = True
+        if inside and isinstance(group, (GeneralLinear, ScalingGroup)):
             theirs = {p.symbol.id: q for p, q in zip(group.pieces, group.charges, strict=True)}
             if {p.symbol.id for p, _ in members} == set(theirs):
                 return len({q / theirs[p.symbol.id] for p, q in members}) == 1

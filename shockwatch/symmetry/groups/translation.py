@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.axes import Atom, resolve
-from shockwatch.symmetry.charges import ChargeSystem, carries
+from shockwatch.symmetry.axes import resolve
+from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
-from shockwatch.symmetry.records import Law, Record
-from shockwatch.symmetry.values import Symbol
+from shockwatch.symmetry.records import Law
+from shockwatch.symmetry.shifts import ShiftAnalysis, removes_shift
 
 
 @dataclass(eq=False)
@@ -84,85 +84,23 @@ class Translation(ContinuousGroup):
         return coefficients / math.prod(view.shape[d] for d in self.along)
 
 
-class _Shifts:
-    """Which tensors may be shifted by something constant along some axes without a change downstream."""
-
-    def __init__(self, system: ChargeSystem, axes: Sequence[Atom]) -> None:
-        self._axes = frozenset(axes)
-        self._uses: dict[int, list[Record]] = {}
-        self._makers: dict[int, Record] = {}
-        self._known: dict[int, bool] = {}
-        for record in system.analysis.records:
-            if record.operator == "running statistics":
-                continue
-            for symbol in record.inputs:
-                self._uses.setdefault(symbol.id, []).append(record)
-            self._makers.setdefault(record.output.id, record)
-        self._pieces = {p.symbol.id: p for p in system.analysis.pieces if p.trainable}
-
-    def _count(self, symbol: Symbol) -> int:
-        """2 if the tensor carries all axes once, 0 if none, 1 for anything between."""
-        counts = {carries(symbol, axis) for axis in self._axes}
-        return 2 if counts == {1} else 0 if counts == {0} else 1
-
-    def unseen(self, symbol: Symbol) -> bool:
-        """Whether nothing downstream of ``symbol`` sees the shift."""
-        if symbol.id not in self._known:
-            uses = self._uses.get(symbol.id, [])
-            self._known[symbol.id] = bool(uses) and all(self._absorbs(record, symbol) for record in uses)
-        return self._known[symbol.id]
-
-    def _absorbs(self, record: Record, symbol: Symbol) -> bool:
-        atoms = {atom.root() for atom in resolve(record.atoms)}
-        if record.law is Law.SOFTMAX or (record.law is Law.NORMALIZE and record.centred):
-            return atoms == self._axes and self._count(record.inputs[0]) == 2
-        return self._passes(record, symbol) and self.unseen(record.output)
-
-    def _passes(self, record: Record, symbol: Symbol) -> bool:
-        """Whether a constant shift of ``symbol`` leaves a constant shift of the output."""
-        if self._count(record.output) != 2:
-            return False
-        if record.law in (Law.ADD, Law.OFFSET, Law.SELECT):
-            return True
-        if record.law in (Law.MULTIPLY, Law.CONTRACT) and len(record.inputs) == 2:
-            first, second = record.inputs
-            other = second if first.id == symbol.id else first
-            atoms = {atom.root() for atom in resolve(record.atoms)}
-            return first.id != second.id and self._count(other) == 0 and not atoms & self._axes
-        return False
-
-    def writers(self, symbol: Symbol) -> Iterator[tuple[Piece, bool]]:
-        """Pieces whose shift reaches ``symbol``, and whether it is running statistics' direct neighbour."""
-        if not self.unseen(symbol) or self._count(symbol) == 1:
-            return
-        if symbol.id in self._pieces:
-            yield self._pieces[symbol.id], self._count(symbol) == 2
-            return
-        maker = self._makers.get(symbol.id)
-        if maker is not None:
-            for source in maker.inputs:
-                if self._passes(maker, source):
-                    yield from self.writers(source)
-
-
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
     """Shifts that a softmax or a centring norm removes, traced back to the weights and biases that write them."""
     groups: list[SymmetryGroup] = []
+    shifts = ShiftAnalysis(system)
     seen: set[tuple[str, tuple[int, ...]]] = set()
     for record in system.analysis.records:
-        if record.law is not Law.SOFTMAX and not (record.law is Law.NORMALIZE and record.centred):
+        if not removes_shift(record):
             continue
-        axes = list(dict.fromkeys(atom.root() for atom in resolve(record.atoms)))
-        shifts = _Shifts(system, axes)
-        for piece, carried in shifts.writers(record.inputs[0]):
-            along = tuple(d for axis in axes for d in piece.positions(axis)) if carried else ()
+        axes = frozenset(atom.root() for atom in resolve(record.atoms))
+        for piece, along_axes in shifts.writers(record.inputs[0], axes):
+            along = tuple(d for axis in along_axes for d in piece.positions(axis))
             if (piece.label, along) in seen:
                 continue
             seen.add((piece.label, along))
+            followers = _followers(system, piece)
             evidence = f"removed by {record.operator}"
-            groups.append(
-                Translation(block_name([piece]), (piece, *_followers(system, piece)), evidence, along=along)
-            )
+            groups.append(Translation(block_name([piece]), (piece, *followers), evidence, along=along))
     return groups
 
 

@@ -26,33 +26,37 @@ def _number(item: Any) -> float | None:
 
 
 def _add(ctx: Context, call: Call) -> Value:
-    values = [a for a in call.args[:2] if _is_value(a)]
-    numbers = [n for a in call.args[:2] if (n := _number(a)) is not None]
-    if numbers and len(values) == 2:
-        values = [v for v in values if _number(v) is None] or values
+    terms = list(call.args[:2])
+    alpha = float(call.arg(2, "alpha", 1))
+    factors = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[call.name]
+    numbers = [_number(term) for term in terms]
+    values = [
+        term if factor == 1.0 else ctx.scale(term, factor, call.name)
+        for term, factor, number in zip(terms, factors, numbers, strict=True)
+        if _is_value(term) and number is None
+    ]
     if len(values) == 2:
         return ctx.add(values, call.name)
-    if not numbers or numbers[0] == 0:
-        value: Value = values[0]
-        return value
-    if abs(numbers[0]) <= _EPSILON:
+    number = next(n for n in numbers if n is not None)
+    if number == 0:
+        return values[0]
+    if abs(number) <= _EPSILON:
         return ctx.unary(Law.OFFSET, values[0], call.name)
-    return ctx.add([values[0], unknown((), numbers[0])], call.name)
+    return ctx.add([values[0], unknown((), number)], call.name)
 
 
 def _multiply(ctx: Context, call: Call) -> Value:
     values = [a for a in call.args[:2] if _is_value(a)]
     if len(values) == 2:
         return ctx.multiply(values, call.name)
-    value: Value = values[0]
-    return value
+    number = next(n for a in call.args[:2] if (n := _number(a)) is not None)
+    return ctx.scale(values[0], number, call.name)
 
 
 def _divide(ctx: Context, call: Call) -> Value:
     over, under = call.args[0], call.args[1]
     if not _is_value(under):
-        value: Value = over
-        return value
+        return ctx.scale(over, 1.0 / under if under else 1.0, call.name)
     inverse = ctx.unary(Law.POWER, under, call.name, exponent=-1.0)
     return ctx.multiply([over, inverse], call.name) if _is_value(over) else inverse
 
@@ -154,7 +158,7 @@ RULES = {
     "sqrt": _fixed_power(0.5),
     "rsqrt": _fixed_power(-0.5),
     "reciprocal": _fixed_power(-1.0),
-    "neg": lambda ctx, call: call.args[0],
+    "neg": lambda ctx, call: ctx.scale(call.args[0], -1.0, call.name),
     **dict.fromkeys(["relu", "leaky_relu", "abs", "maximum", "minimum", "rrelu_with_noise"], _homogeneous),
     "threshold": _threshold,
     **dict.fromkeys(["clamp", "hardtanh", "clamp_min", "clamp_max"], _clamp),

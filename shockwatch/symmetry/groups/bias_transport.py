@@ -1,0 +1,135 @@
+"""R^k: a bias moved along the stream into the biases that read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.charges import ChargeSystem
+from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+from shockwatch.symmetry.transport import Sink, Transport, find_transports
+
+
+def _spread(shift: Tensor, axes: Sequence[Atom], piece: Piece, like: Tensor) -> Tensor:
+    """``shift`` over ``axes`` in the order of the piece's own dimensions, broadcast over the others."""
+    order = [axes.index(atom.root()) for atom in piece.atoms if atom.root() in axes]
+    shape = [atom.size if atom.root() in axes else 1 for atom in piece.atoms]
+    return shift.permute(order).reshape(shape).to(like.dtype).expand_as(like)
+
+
+def _gather(view: Tensor, axes: Sequence[Atom], piece: Piece) -> Tensor:
+    """The adjoint of :func:`_spread`."""
+    rest = tuple(d for d, atom in enumerate(piece.atoms) if atom.root() not in axes)
+    kept = [atom.root() for atom in piece.atoms if atom.root() in axes]
+    summed = view.sum(rest) if rest else view
+    return summed.permute([kept.index(axis) for axis in axes])
+
+
+@dataclass(eq=False)
+class BiasTransport(ContinuousGroup):
+    """``source + c``, and every bias that meets the shift ``J c`` downstream ``- J c`` (theory.md 1, "translation").
+
+    ``J`` is the product of the weights between them; attention passes a shift of its values, its rows sum to 1.
+    Value against output bias, two biases that add into one stream, the bias of a norm against those of its readers.
+    Canonical form: the source is zero.
+
+    Attributes:
+        transport: where the shift starts, which linear maps it meets, and what takes it up.
+    """
+
+    kind: ClassVar[str] = "translation"
+    kept_by_others: ClassVar[bool] = True
+
+    transport: Transport | None = None
+
+    @property
+    def _path(self) -> Transport:
+        assert self.transport is not None
+        return self.transport
+
+    @property
+    def dim(self) -> int:
+        return math.prod(axis.size for axis in self._path.axes)
+
+    def _shift_(self, state: State, target: State, shift: Tensor) -> None:
+        """Add the vertical vector of ``shift`` at ``state`` to ``target``."""
+        source = self._path.source
+        view = source.view(target)
+        view.add_(_spread(shift, self._path.axes, source, view))
+        for sink in self._path.sinks:
+            view = sink.piece.view(target)
+            view.sub_(_spread(self._forward(sink, state, shift), sink.axes, sink.piece, view))
+
+    def _forward(self, sink: Sink, state: State, shift: Tensor) -> Tensor:
+        for step in sink.steps:
+            shift = step.forward(shift, state)
+        return shift
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        view = self._path.source.view(state)
+        shape = [axis.size for axis in self._path.axes]
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        self._shift_(state, state, (scale * draw).to(view.device, view.dtype))
+
+    def _level(self, state: State) -> Tensor:
+        """Mean of the source along the axes on which its shift is constant."""
+        source = self._path.source
+        copies = math.prod(a.size for a in source.atoms if a.root() not in self._path.axes)
+        return _gather(source.view(state), self._path.axes, source) / copies
+
+    def canonicalize_(self, state: State) -> float:
+        self._shift_(state, state, -self._level(state))
+        return 0.0
+
+    def imbalance(self, state: State) -> float:
+        return float(self._level(state).double().square().mean().sqrt())
+
+    def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
+        self._shift_(state, tangent, coefficients)
+
+    def adjoint(self, state: State, tangent: State) -> Tensor:
+        source = self._path.source
+        total: Tensor = _gather(source.view(tangent), self._path.axes, source)
+        for sink in self._path.sinks:
+            part = _gather(sink.piece.view(tangent), sink.axes, sink.piece)
+            for step in reversed(sink.steps):
+                part = step.backward(part, state)
+            total = torch.sub(total, part)
+        return total
+
+    def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        names = {piece.name for piece in self.pieces}
+        zero = {name: torch.zeros_like(state[name]) for name in names}
+        size = coefficients.numel()
+        columns = []
+        for unit in torch.eye(size, dtype=coefficients.dtype, device=coefficients.device):
+            tangent = {name: tensor.clone() for name, tensor in zero.items()}
+            self.generate_(unit.reshape(coefficients.shape), state, tangent)
+            columns.append(self.adjoint(state, tangent).reshape(-1))
+        gram = torch.stack(columns).double()
+        solved: Tensor = torch.linalg.solve(gram, coefficients.reshape(-1).double())
+        return solved.to(coefficients.dtype).reshape(coefficients.shape)
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every bias whose shift other biases can take up."""
+    groups: list[SymmetryGroup] = []
+    for transport in find_transports(system):
+        sinks = tuple(dict.fromkeys(sink.piece for sink in transport.sinks))
+        evidence = "taken up by " + ", ".join(dict.fromkeys(piece.label for piece in sinks))
+        pieces = (transport.source, *sinks)
+        groups.append(
+            BiasTransport(
+                block_name([transport.source], *([s] for s in sinks)), pieces, evidence, transport=transport
+            )
+        )
+    return groups

@@ -1,0 +1,90 @@
+"""Z_2 for each unit behind an odd activation (tanh, sin)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.axes import Atom
+from shockwatch.symmetry.charges import ChargeSystem, Scope
+from shockwatch.symmetry.groups.base import SymmetryGroup, frame, units_last
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+
+
+@dataclass(eq=False)
+class SignFlip(SymmetryGroup):
+    """Both sides of a unit change sign together.
+
+    Attributes:
+        units: the axes whose indices flip independently.
+    """
+
+    kind: ClassVar[str] = "sign flip"
+
+    units: tuple[Atom, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        return 0
+
+    @property
+    def frame_order(self) -> int:
+        return min(len(piece.atoms) for piece in self.pieces if piece.trainable)
+
+    def _flip_(self, state: State, sign: Tensor) -> None:
+        for piece in self.pieces:
+            view = piece.view(state)
+            units_last(piece, view, self.units).mul_(sign.to(view.device, view.dtype))
+
+    def _overlap(self, piece: Piece, state: State, other: Tensor) -> Tensor:
+        product = units_last(piece, piece.view(state).double() * other.double(), self.units)
+        return (
+            product.sum(tuple(range(product.dim() - len(self.units))))
+            if product.dim() > len(self.units)
+            else product
+        )
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        coin = torch.rand([a.size for a in self.units], generator=generator, device=generator.device)
+        self._flip_(state, torch.where(coin < 0.5, -1.0, 1.0))
+
+    def fix_frame_(self, state: State) -> None:
+        piece = min((p for p in self.pieces if p.trainable), key=lambda p: len(p.atoms))
+        view = piece.view(state)
+        self._flip_(state, torch.where(self._overlap(piece, state, frame(view.shape, view)) < 0, -1.0, 1.0))
+
+    def align_(self, state: State, reference: State) -> None:
+        total = torch.zeros([a.size for a in self.units], dtype=torch.float64)
+        for piece in self.pieces:
+            if piece.trainable:
+                total = total + self._overlap(piece, state, piece.view(reference)).cpu()
+        self._flip_(state, torch.where(total < 0, -1.0, 1.0))
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every unit whose only way from writers to readers is odd, and not linear."""
+    groups: list[SymmetryGroup] = []
+    seen: set[frozenset[str]] = set()
+    for axis in system.analysis.axes():
+        for solution in system.basis(axis, Scope.SIGN):
+            if system.allows(axis, Scope.REAL, solution):
+                continue
+            pieces = tuple(
+                p for p in system.analysis.pieces if round(float(solution.get(p.symbol.id, 0))) % 2
+            )
+            key = frozenset(p.label for p in pieces)
+            if not pieces or key in seen or not all(p.trainable for p in pieces):
+                continue
+            seen.add(key)
+            units = tuple(system.shared_axes(solution))
+            count = math.prod(a.size for a in units)
+            evidence = f"{count} units through {system.path(axis, solution)}"
+            groups.append(SignFlip(block_name(*([p] for p in pieces)), pieces, evidence, units=units))
+    return groups
