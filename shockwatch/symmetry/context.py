@@ -157,6 +157,24 @@ class Context:
             start += size
         return parts
 
+    def settle(self, value: Value) -> Value:
+        """Undo a cut along an axis with outside meaning (a class token before the others).
+
+        What follows treats the parts alike, and reads each weight once.
+        """
+        if isinstance(value, Symbol):
+            return value
+        children = tuple(self.settle(child) for child in value.children)
+        if not all(isinstance(child, Symbol) and self._cut_is_pinned(value, child) for child in children):
+            return value.same_cut(children)
+        parts = [child for child in children if isinstance(child, Symbol)]
+        dims = list(parts[0].dims)
+        dims[value.dim] = fresh(value.outer * value.total * value.inner, pinned=True)
+        return self.emit(Law.SELECT, parts, Symbol(tuple(dims)), "cat")
+
+    def _cut_is_pinned(self, value: Blocks, child: Symbol) -> bool:
+        return all(atom.pinned for atom in resolve(child.dims[value.dim]))
+
     # -- combining ----------------------------------------------------------------------------
 
     def elementwise(self, values: Sequence[Value], apply: Callable[[list[Symbol], Symbol], Symbol]) -> Value:
@@ -193,6 +211,10 @@ class Context:
 
     def contract(self, x: Value, w: Value, x_axes: str, w_axes: str, y_axes: str, operator: str) -> Value:
         """``einsum("x_axes,w_axes->y_axes", x, w)``."""
+        x, w = (
+            self.settle(value) if isinstance(value, Blocks) and axes[value.dim] in y_axes else value
+            for value, axes in ((x, x_axes), (w, w_axes))
+        )
         for value, axes in ((x, x_axes), (w, w_axes)):
             if not isinstance(value, Blocks):
                 continue

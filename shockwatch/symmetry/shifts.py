@@ -76,6 +76,8 @@ class ShiftAnalysis:
 
     def _passes(self, record: Record, symbol: Symbol, axes: Axes) -> Axes | None:
         """The axes along which the output's shift is constant, or None if it is not."""
+        if record.law is Law.SELECT and record.operator == "cat" and not covers(symbol, axes):
+            return None
         if record.law in (Law.ADD, Law.OFFSET, Law.SELECT):
             return axes if covers(record.output, axes) else None
         if record.law not in (Law.MULTIPLY, Law.CONTRACT) or len(record.inputs) != 2:

@@ -20,7 +20,7 @@ from shockwatch.symmetry.values import Symbol
 Axes = tuple[Atom, ...]
 
 # Selections that do not pass a constant unchanged: padding brings in zeros.
-_NOT_CONSTANT = ("convolution", "constant_pad_nd", "cumsum", "pool", "upsample")
+_NOT_CONSTANT = ("cat", "convolution", "constant_pad_nd", "cumsum", "pool", "upsample")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Step:
         )
 
     def forward(self, shift: Tensor, state: State) -> Tensor:
-        """The image of ``shift``."""
+        """The image of ``shift``; leading dimensions are a batch."""
         if self.weight is None:
             return self.factor * shift
         x, w, y = self._letters()
-        return self.factor * torch.einsum(f"{x},{w}->{y}", shift, self.weight.view(state).to(shift.dtype))
+        return self.factor * torch.einsum(f"...{x},{w}->...{y}", shift, self.weight.view(state).to(shift.dtype))
 
     def backward(self, image: Tensor, state: State) -> Tensor:
         """The adjoint of :meth:`forward`."""

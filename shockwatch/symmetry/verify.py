@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from shockwatch.snapshot import State
 from shockwatch.symmetry.groups import SymmetryGroup
 from shockwatch.tracing import StepLoss
+
+_log = logging.getLogger("shockwatch")
 
 # An exact group's residual is rounding; a norm's eps leaves more, and is stated with the group.
 _TOLERANCE = 1e-7
@@ -54,15 +57,23 @@ class Verifier:
         self._base = loss.value(self._point, self._fixed)
 
     def residual(self, group: SymmetryGroup) -> float:
-        """Largest relative change of the loss under random elements of ``group``; inf where it is not finite."""
-        worst = 0.0
-        for _ in range(_TRIALS):
-            moved = {n: t.clone() if n in group.parameters else t for n, t in self._point.items()}
-            with torch.no_grad():
-                group.transform_(moved, self._generator, 0.5)
-            change = abs(self._loss.value(moved, self._fixed) - self._base) / max(abs(self._base), 1e-12)
-            worst = max(worst, change) if math.isfinite(change) else math.inf
-        return worst
+        """Largest relative change of the loss under random elements of ``group``.
+
+        Infinite where the loss is not finite, or the group cannot be applied: a group that fails on its own pieces
+        is refused like one that moves the loss.
+        """
+        try:
+            return max(self._change(group) for _ in range(_TRIALS))
+        except (RuntimeError, ValueError, IndexError, KeyError):
+            _log.debug("%s %s cannot be applied", group.kind, group.name, exc_info=True)
+            return math.inf
+
+    def _change(self, group: SymmetryGroup) -> float:
+        moved = {n: t.clone() if n in group.parameters else t for n, t in self._point.items()}
+        with torch.no_grad():
+            group.transform_(moved, self._generator, 0.5)
+        change = abs(self._loss.value(moved, self._fixed) - self._base) / max(abs(self._base), 1e-12)
+        return change if math.isfinite(change) else math.inf
 
 
 def holds(group: SymmetryGroup, residual: float) -> bool:

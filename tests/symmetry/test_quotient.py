@@ -285,3 +285,24 @@ def test_missing_parameter_is_named() -> None:
     _, _, quotient, state = prepared("mlp")
     with pytest.raises(ValueError, match=r"4\.bias"):
         quotient.canonicalize({k: v for k, v in state.items() if k != "4.bias"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_group_inverts_its_own_gram_matrix(name: str) -> None:
+    """``G (G^T G)^-1 G^T`` leaves a vertical vector of the group alone."""
+    _, _, quotient, state = prepared(name)
+    point = quotient.canonicalize(state)
+    generator = torch.Generator().manual_seed(1)
+
+    def zero() -> dict[str, Tensor]:
+        return {n: torch.zeros_like(point[n]) for n in quotient.names}
+
+    for group in quotient.groups:
+        if not isinstance(group, ContinuousGroup):
+            continue
+        like = group.adjoint(point, zero())
+        there, back = zero(), zero()
+        draw = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        group.generate_(draw, point, there)
+        group.generate_(group.solve_gram(group.adjoint(point, there), point), point, back)
+        assert quotient.euclidean(there, back) < 1e-8 * quotient.norm(there), (group.kind, group.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,8 +83,7 @@ class BiasTransport(ContinuousGroup):
     def _level(self, state: State) -> Tensor:
         """Mean of the source along the axes on which its shift is constant."""
         source = self._path.source
-        copies = math.prod(a.size for a in source.atoms if a.root() not in self._path.axes)
-        return _gather(source.view(state), self._path.axes, source) / copies
+        return _gather(source.view(state), self._path.axes, source) / _copies(source, self._path.axes)
 
     def canonicalize_(self, state: State) -> float:
         self._shift_(state, state, -self._level(state))
@@ -107,17 +106,38 @@ class BiasTransport(ContinuousGroup):
         return total
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
-        names = {piece.name for piece in self.pieces}
-        zero = {name: torch.zeros_like(state[name]) for name in names}
-        size = coefficients.numel()
-        columns = []
-        for unit in torch.eye(size, dtype=coefficients.dtype, device=coefficients.device):
-            tangent = {name: tensor.clone() for name, tensor in zero.items()}
-            self.generate_(unit.reshape(coefficients.shape), state, tangent)
-            columns.append(self.adjoint(state, tangent).reshape(-1))
-        gram = torch.stack(columns).double()
-        solved: Tensor = torch.linalg.solve(gram, coefficients.reshape(-1).double())
-        return solved.to(coefficients.dtype).reshape(coefficients.shape)
+        return self.gram_solver(state)(coefficients)
+
+    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+        """Cholesky factor of ``1 + sum J^T J``, each term times the number of its copies."""
+        axes, source = self._path.axes, self._path.source
+        shape = [axis.size for axis in axes]
+        size = math.prod(shape)
+        like = source.view(state)
+        eye = torch.eye(size, dtype=torch.float64, device=like.device)
+        gram = _copies(source, axes) * eye
+        maps: dict[int, Tensor] = {}
+        for sink in self._path.sinks:
+            image = self._forward(sink, state, eye.reshape(size, *shape).to(like.dtype)).double()
+            order = [0, *(1 + sink.axes.index(a.root()) for a in sink.piece.atoms if a.root() in sink.axes)]
+            flat = image.permute(order).reshape(size, -1)
+            known = maps.get(sink.piece.symbol.id)
+            maps[sink.piece.symbol.id] = flat if known is None else known + flat
+        for sink in {sink.piece.symbol.id: sink for sink in self._path.sinks}.values():
+            flat = maps[sink.piece.symbol.id]
+            gram = gram + _copies(sink.piece, sink.axes) * (flat @ flat.T)
+        factor = torch.linalg.cholesky(gram)
+
+        def solve(coefficients: Tensor) -> Tensor:
+            right = coefficients.reshape(-1, 1).double()
+            return torch.cholesky_solve(right, factor).to(coefficients.dtype).reshape(coefficients.shape)
+
+        return solve
+
+
+def _copies(piece: Piece, axes: Sequence[Atom]) -> int:
+    """How often a shift over ``axes`` stands in ``piece``."""
+    return math.prod(atom.size for atom in piece.atoms if atom.root() not in axes)
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:

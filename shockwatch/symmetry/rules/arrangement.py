@@ -110,7 +110,9 @@ def _cat(ctx: Context, call: Call) -> Value:
     values: list[Value] = list(call.args[0])
     rank = len(call.shape)
     dim = call.arg(1, "dim", 0) % rank
-    values = [v for v in values if len(shape(v)) == rank]
+    values = [v for v in values if len(shape(v)) == rank and shape(v)[dim]]
+    if len(values) == 1:
+        return values[0]
     lined = _line_up(ctx, values, dim)
     return Blocks(dim, 1, 1, tuple(shape(v)[dim] for v in lined), tuple(lined))
 

@@ -11,6 +11,7 @@ from shockwatch.symmetry.values import Blocks, Symbol, Value, shape, symbols, un
 
 
 def _normalize(ctx: Context, value: Value, dims: Sequence[int], centred: bool, call: Call) -> Value:
+    value = ctx.settle(value)
     if isinstance(value, Blocks):
         if value.dim in dims:
             return ctx.opaque(call, [value])
