@@ -17,11 +17,12 @@ from shockwatch.shock.indicators import ShockIndicators
 from shockwatch.shock.probe import probe as probe_point
 from shockwatch.snapshot import Observation, Snapshot, State
 from shockwatch.symmetry import Quotient, quotient_of
+from shockwatch.symmetry.order import UnitOrder
 from shockwatch.tracing import StepLoss, Trace, TraceError, trace_step
 from shockwatch.tracing.trace import LossFunction
 
 # Up to this many parameters curvature is computed in float64, whatever the model's type: it costs little there.
-_FLOAT64_PARAMETERS = 1_000_000
+_FLOAT64_PARAMETERS = 100_000
 # A move by this share of the norm between two snapshots asks for a new matching of units.
 _JUMP = 0.3
 
@@ -52,6 +53,8 @@ class Engine:
         self._shock = ShockIndicators(horizon)
         self._phase = PhaseIndicators()
         self._generator = torch.Generator().manual_seed(seed)
+        # The first canonical point has its units in order of size, later snapshots in that of the model.
+        self._order = UnitOrder()
         self._previous: Point | None = None
         self._gradient: tuple[Tensor, State] | None = None
         self._warm_start: Any = None
@@ -134,13 +137,14 @@ class Engine:
     def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
         reference = None if self._previous is None else self._previous.canonical
         raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
-        canonical = quotient.canonicalize(raw, reference)
+        canonical = quotient.canonicalize(self._order.apply(raw), reference)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)
             if moved > _JUMP * quotient.norm(reference):
                 # Units changed places: training does not do that between two snapshots, a gauge change may.
-                matched = quotient.match(canonical, reference)
-                canonical = matched if quotient.euclidean(matched, reference) < moved / 2 else canonical
+                matched, order = quotient.match_with_order(canonical, reference)
+                if quotient.euclidean(matched, reference) < moved / 2:
+                    canonical, self._order = matched, self._order.then(order)
         return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
 
     def _probe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
@@ -31,7 +30,7 @@ class Analysis(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: plain types and tensors only."""
+        """What a resumed run needs: plain types and tensors only, sharing nothing that changes later."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -200,7 +199,7 @@ class Worker:
                 spent, elapsed = self._recurring_seconds, start - self._started
             probe = self._schedule.due(job.index, spent, elapsed, self._proximity)
             observation = self._analysis.process(snapshot, probe)
-            state = copy.deepcopy(self._analysis.state_dict())
+            state = self._analysis.state_dict()
             proximity = observation.values.get("shock/proximity", math.nan)
             if math.isfinite(proximity):
                 self._proximity = proximity

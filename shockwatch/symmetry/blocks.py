@@ -42,6 +42,10 @@ class Block(ABC):
     def solve(self, coefficients: Tensor) -> Tensor:
         """Apply the (pseudo-)inverse Gram matrix."""
 
+    def precondition(self, coefficients: Tensor) -> Tensor:
+        """A fixed linear approximation of :meth:`solve`, for conjugate gradients over several blocks."""
+        return self.solve(coefficients)
+
 
 class GroupBlock(Block):
     """One group by itself."""
@@ -114,6 +118,9 @@ class ScalingsBlock(Block):
             ]
             target = touched.piece.view(tangent)
             target.addcmul_(view, sum(factors[1:], factors[0]))
+
+    def precondition(self, coefficients: Tensor) -> Tensor:
+        return self.solve(coefficients) if self._factor is not None else coefficients / self._diagonal
 
     def solve(self, coefficients: Tensor) -> Tensor:
         right = torch.where(self._alive, coefficients, torch.zeros_like(coefficients))

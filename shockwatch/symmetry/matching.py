@@ -12,6 +12,7 @@ from torch import Tensor
 from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.groups import GeneralLinear, Permutation, RealScaling, SignFlip, SymmetryGroup
+from shockwatch.symmetry.order import UnitOrder
 
 _MOST_ROUNDS = 20
 
@@ -22,7 +23,7 @@ def match_units_(
     reference: State,
     align_: Callable[[State, State], None],
     distance: Callable[[State, State], float],
-) -> None:
+) -> UnitOrder:
     """Reorder the units of ``state`` in place to lie as near to ``reference`` as coordinate descent brings them.
 
     Two starts are tried, the order as it is and one from norms alone (which no other group changes), and the
@@ -31,38 +32,46 @@ def match_units_(
     Args:
         align_: moves ``state`` along the remaining compact orbits.
         distance: Euclidean distance of two aligned states.
+
+    Returns:
+        How units were reordered.
     """
     permutations = [g for g in groups if isinstance(g, Permutation)]
     if not permutations:
         align_(state, reference)
-        return
+        return UnitOrder()
     linear = [g for g in groups if isinstance(g, GeneralLinear)]
     signed = {axis for g in groups if isinstance(g, (RealScaling, SignFlip)) for axis in g.units}
     starts = []
     for by_norm in (False, True):
         trial = {name: tensor.clone() for name, tensor in state.items()}
+        moves: list[tuple[Permutation, Tensor]] = []
         if by_norm:
             for group in permutations:
-                _reorder_(group, trial, _norm_similarity(group, trial, reference))
+                moves.append(_reorder_(group, trial, _norm_similarity(group, trial, reference)))
         align_(trial, reference)
         best = distance(trial, reference)
         for _ in range(_MOST_ROUNDS):
             for group in permutations:
-                _reorder_(group, trial, _similarity(group, linear, signed, trial, reference))
+                similarity = _similarity(group, linear, signed, trial, reference)
+                moves.append(_reorder_(group, trial, similarity))
                 align_(trial, reference)
             now = distance(trial, reference)
             if now >= best * (1 - 1e-9):
                 break
             best = now
-        starts.append((distance(trial, reference), trial))
-    nearest = min(starts, key=lambda pair: pair[0])[1]
+        starts.append((distance(trial, reference), trial, moves))
+    _, nearest, chosen = min(starts, key=lambda start: start[0])
     state.update(nearest)
+    return UnitOrder(chosen)
 
 
-def _reorder_(group: Permutation, state: State, similarity: Tensor) -> None:
+def _reorder_(group: Permutation, state: State, similarity: Tensor) -> tuple[Permutation, Tensor]:
     orders = np.stack([linear_sum_assignment(block.cpu().numpy(), maximize=True)[1] for block in similarity])
     shape = (*(atom.size for atom in group.batch), group.units.size)
-    group.permute_(state, torch.as_tensor(orders).reshape(shape))
+    order = torch.as_tensor(orders).reshape(shape)
+    group.permute_(state, order)
+    return group, order
 
 
 def _similarity(

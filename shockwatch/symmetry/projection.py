@@ -49,9 +49,8 @@ class HorizontalProjector:
                 blocks: list[Block] = [GroupBlock(g, state) for g in groups if g not in scalings]
                 if scalings:
                     blocks.append(ScalingsBlock(scalings, state, accuracy / 10, factorise))
-                self._parts += [
-                    _Coupled(part, state, accuracy) for part in _orthogonal(blocks, state, accuracy)
-                ]
+                parts = _orthogonal(blocks, state, accuracy) if factorise else [blocks]
+                self._parts += [_Coupled(part, state, accuracy) for part in parts]
         self._names = list(dict.fromkeys(name for part in self._parts for name in part.names))
 
     def __call__(self, tangent: Mapping[str, Tensor]) -> State:
@@ -96,7 +95,7 @@ class _Coupled:
         return [block.adjoint(tangent) for block in self._blocks]
 
     def _precondition(self, vector: list[Tensor]) -> list[Tensor]:
-        return [block.solve(v) for block, v in zip(self._blocks, vector, strict=True)]
+        return [block.precondition(v) for block, v in zip(self._blocks, vector, strict=True)]
 
     def generate_(self, coefficients: list[Tensor], tangent: State) -> None:
         """Add the vertical vector with these coefficients."""
@@ -112,7 +111,7 @@ class _Coupled:
         """Coefficients of the vertical part, and the inner products with the generators."""
         adjoint = self._adjoint(tangent)
         if len(self._blocks) == 1:
-            return self._precondition(adjoint), adjoint
+            return [self._blocks[0].solve(adjoint[0])], adjoint
         return conjugate_gradients(self._product, adjoint, self._precondition, self._tolerance), adjoint
 
 

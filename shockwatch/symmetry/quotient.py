@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.balancing import balance_, components
-from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
+from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import StepLoss, trace_step
 from shockwatch.tracing.trace import LossFunction
@@ -52,6 +53,9 @@ class Quotient:
         self._aliases = dict(aliases or {})
         self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
         self._components = components(self._continuous)
+        # Signs first: a rotation is found from rows whose columns have the right signs, not the other way round.
+        framed = [g for g in self.groups if g.has_frame]
+        self._framed = sorted(framed, key=lambda g: isinstance(g, GeneralLinear))
 
     @property
     def dim(self) -> int:
@@ -134,15 +138,14 @@ class Quotient:
 
     def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
         """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``."""
-        moved = self._copy(state, [g for g in self.groups if g.has_frame])
+        moved = self._copy(state, self._framed)
         with torch.no_grad():
             self._align_(moved, dict(reference))
         return self._with_aliases(moved)
 
     def _align_(self, state: State, reference: State) -> None:
-        for group in self.groups:
-            if group.has_frame:
-                group.align_(state, reference)
+        for group in self._framed:
+            group.align_(state, reference)
 
     def projector(
         self, state: Mapping[str, Tensor], *, tolerance: float | None = None, often: bool = True
@@ -167,11 +170,17 @@ class Quotient:
 
     def match(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
         """The balanced ``state`` with units reordered, and turned, to lie as near to ``reference`` as can be found."""
+        return self.match_with_order(state, reference)[0]
+
+    def match_with_order(
+        self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+    ) -> tuple[State, UnitOrder]:
+        """:meth:`match`, and the order it found."""
         moved, target = self._copy(state), dict(reference)
 
         with torch.no_grad():
-            match_units_(self.groups, moved, target, self._align_, self.euclidean)
-        return self._with_aliases(moved)
+            order = match_units_(self.groups, moved, target, self._align_, self.euclidean)
+        return self._with_aliases(moved), order
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Euclidean distance over the trainable parameters."""

@@ -110,13 +110,15 @@ class GeneralLinear(ContinuousGroup):
 
     def canonicalize_(self, state: State) -> float:
         moved = 0.0
+        wide = self.pieces[0].view(state).dtype == torch.float64
+        tolerance = 1e-12 if wide else 1e-6
         # A second pass removes what an ill-conditioned first one leaves.
         for _ in range(3):
             matrix, inverse, logs = self._balance(state)
             self._act_(state, matrix, inverse)
             move = float(logs.abs().max())
             moved = max(moved, move)
-            if move < 1e-12:
+            if move < tolerance:
                 break
         return moved
 
