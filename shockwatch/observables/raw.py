@@ -6,7 +6,7 @@ import math
 
 from shockwatch.observables.base import Observable, Point
 
-_DRIFT_ACCURACY = 1e-4
+_DRIFT_ACCURACY = 1e-3
 
 
 class RawMotion(Observable):
