@@ -51,7 +51,9 @@ class Step:
         if self.weight is None:
             return self.factor * shift
         x, w, y = self._letters()
-        return self.factor * torch.einsum(f"...{x},{w}->...{y}", shift, self.weight.view(state).to(shift.dtype))
+        return self.factor * torch.einsum(
+            f"...{x},{w}->...{y}", shift, self.weight.view(state).to(shift.dtype)
+        )
 
     def backward(self, image: Tensor, state: State) -> Tensor:
         """The adjoint of :meth:`forward`."""
