@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -66,6 +67,8 @@ class Piece:
         trainable: whether it is a parameter that training moves.
         symbol: the piece in the analysis.
         steps: how to cut it out of the tensor.
+
+    What is derived from the atoms is kept: read it only after the analysis, when no axis splits any more.
     """
 
     name: str
@@ -73,12 +76,18 @@ class Piece:
     symbol: Symbol
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
     def atoms(self) -> Axis:
         """One atom for each dimension of :meth:`view`."""
-        return self.symbol.atoms()
+        return tuple(atom.root() for atom in self.symbol.atoms())
 
-    @property
+    @cached_property
+    def _factors(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Dimensions that split further or vanish, last first."""
+        sizes = [tuple(atom.size for atom in resolve(axis)) for axis in self.symbol.dims]
+        return tuple((axis, sizes[axis]) for axis in reversed(range(len(sizes))) if len(sizes[axis]) != 1)
+
+    @cached_property
     def label(self) -> str:
         """The tensor's name, with the number of the segment where it is packed."""
         cuts = [step for step in self.steps if isinstance(step, _Narrow)]
@@ -86,7 +95,7 @@ class Piece:
 
     def positions(self, axis: Atom) -> list[int]:
         """The dimensions of :meth:`view` that run over ``axis``."""
-        return [d for d, atom in enumerate(self.atoms) if atom.root() is axis]
+        return [d for d, atom in enumerate(self.atoms) if atom is axis]
 
     def view(self, state: State) -> Tensor:
         """The piece of ``state``, a view with one dimension for each atom."""
@@ -96,12 +105,8 @@ class Piece:
                 tensor = tensor.narrow(step.axis, step.start, step.length)
             else:
                 tensor = torch.unflatten(tensor, step.axis, step.sizes)
-        for axis in reversed(range(tensor.dim())):
-            sizes = [atom.size for atom in resolve(self.symbol.dims[axis])]
-            if len(sizes) > 1:
-                tensor = torch.unflatten(tensor, axis, sizes)
-            elif not sizes:
-                tensor = tensor.squeeze(axis)
+        for axis, sizes in self._factors:
+            tensor = torch.unflatten(tensor, axis, sizes) if sizes else tensor.squeeze(axis)
         return tensor
 
 

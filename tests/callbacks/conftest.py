@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-
-from lightning_cases import Fit, Net, data
-from shockwatch_fakes import FakeAnalysis
-
 from shockwatch import session
+from tests.callbacks.lightning_cases import Fit, Net, data
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning_cases import Fit
-from shockwatch_fakes import FakeAnalysis
 
 from shockwatch.callbacks import ShockEarlyStopping, ShockWatch
 from shockwatch.callbacks.early_stopping import Patience
+from tests.callbacks.lightning_cases import Fit
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 class Slow(L.Callback):

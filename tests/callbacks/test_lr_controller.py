@@ -10,12 +10,12 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
-from lightning_cases import Fit, Net
-from shockwatch_fakes import FakeAnalysis
 
 from shockwatch.callbacks import ShockLRController, ShockWatch
 from shockwatch.callbacks.lr_controller import SMALLEST_FACTOR, load, next_factor
 from shockwatch.snapshot import Observation, Snapshot
+from tests.callbacks.lightning_cases import Fit, Net
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 class Slow(L.Callback):

@@ -12,8 +12,8 @@ import sys, time
 sys.path[:0] = {paths!r}
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning_cases import Net, data
-from shockwatch_fakes import FakeAnalysis
+from tests.callbacks.lightning_cases import Net, data
+from tests.engine.shockwatch_fakes import FakeAnalysis
 from shockwatch import session
 from shockwatch.callbacks import ShockEarlyStopping, ShockLRController, ShockWatch
 

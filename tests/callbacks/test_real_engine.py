@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_cases import Fit
 
 from shockwatch.callbacks import ShockWatch
+from tests.callbacks.lightning_cases import Fit
 
 pytest.importorskip("shockwatch.engine", exc_type=ImportError)
 

@@ -13,8 +13,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning_cases import Fit, Net, data
-from shockwatch_fakes import FakeAnalysis
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,6 +21,8 @@ from shockwatch import session
 from shockwatch.callbacks import ShockWatch
 from shockwatch.session import ShockwatchWarning
 from shockwatch.snapshot import Observation, Snapshot
+from tests.callbacks.lightning_cases import Fit, Net, data
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 class GradientAnalysis(FakeAnalysis):

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from shockwatch_fakes import FakeAnalysis
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from shockwatch import session
 from shockwatch.monitor import ShockMonitor
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 def loss_fn(model: nn.Module, batch: Any) -> Tensor:

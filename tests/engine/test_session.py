@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from shockwatch_fakes import FakeAnalysis
 from torch import nn
 
 from shockwatch.alerts import AlertManager
 from shockwatch.clock import TrainingClock
 from shockwatch.session import Session, Settings, ShockwatchWarning, warn
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 def session(analysis: FakeAnalysis, model: nn.Module | None = None, **options: Any) -> Session:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from shockwatch_fakes import FakeAnalysis
 from torch import nn
 
 from shockwatch.budget import ProbeSchedule
 from shockwatch.capture import Capture, named_state
 from shockwatch.snapshot import Snapshot
 from shockwatch.worker import Worker
+from tests.engine.shockwatch_fakes import FakeAnalysis
 
 
 class Bench:

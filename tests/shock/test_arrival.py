@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from reduced_cases import Run, classifier, crossings, deep_linear, relu_student, train
 
 from shockwatch.shock.arrival import ArrivalForecaster, Forecast, Sighting, arrival_drift
 from shockwatch.shock.indicators import ShockIndicators
+from tests.shock.reduced_cases import Run, classifier, crossings, deep_linear, relu_student, train
 
 HORIZON = 200
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from reduced_cases import TorchReducedLoss, deep_linear
 
 from shockwatch.shock.indicators import ShockIndicators
 from shockwatch.shock.probe import Probe, probe
+from tests.shock.reduced_cases import TorchReducedLoss, deep_linear
 
 NAMES = """lambda_min lambda_max time steps proximity rate reynolds strength arrival_steps arrival_error
     gradient_field local_entropy_gap"""

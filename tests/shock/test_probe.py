@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from reduced_cases import TorchReducedLoss, classifier, deep_linear
 from torch.func import grad, hessian
 
 from shockwatch.shock.probe import probe
+from tests.shock.reduced_cases import TorchReducedLoss, classifier, deep_linear
 
 
 def generator(seed: int = 0) -> torch.Generator:
