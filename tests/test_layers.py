@@ -32,7 +32,7 @@ LAYERS = [
     {"tensorboard"},
     {"monitor"},
     {"callbacks"},
-    {"demo"},
+    {"demo", "inspection"},
     {"cli"},
     {"__main__"},
 ]

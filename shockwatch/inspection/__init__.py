@@ -1,0 +1,46 @@
+"""``shockwatch inspect my_module:build``: the redundant directions of a training step, as a table."""
+
+from __future__ import annotations
+
+import warnings
+
+from shockwatch.inspection.report import comparison, report
+from shockwatch.inspection.subject import InspectionError, current_directory_importable, load, one_line
+from shockwatch.symmetry import quotient_of
+from shockwatch.symmetry.oracle import redundancy_of, require_small
+from shockwatch.tracing import TraceError, trace_step
+
+__all__ = ["InspectionError", "main"]
+
+
+def main(target: str, oracle: bool = False) -> None:
+    """Print what is found in the step that ``target`` (``my_module:build``) builds.
+
+    Args:
+        oracle: compare with the true number of redundant directions.
+
+    Raises:
+        InspectionError: in one line, what is wrong with the target, its step, or its size under ``oracle``.
+    """
+    with current_directory_importable(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        subject = load(target)
+        try:
+            if oracle:
+                require_small(subject.model)
+            trace = trace_step(subject.model, subject.loss_fn, subject.batch)
+            quotient = quotient_of(trace, subject.model, subject.batch)
+            tensors = dict(subject.model.named_parameters())
+            print(report(quotient, sum(tensors[name].numel() for name in trace.trainable)))
+            if trace.draws_random_numbers:
+                print(
+                    "the step draws random numbers even with dropout off: the residuals contain their noise"
+                )
+            if oracle:
+                # The table stands while this takes its time.
+                print(flush=True)
+                print(comparison(quotient, redundancy_of(trace, subject.model, subject.batch)))
+        except TraceError as error:
+            raise InspectionError(f"{target}: {error}") from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InspectionError(f"{target}: {one_line(error)}") from error
