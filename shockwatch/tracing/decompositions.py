@@ -1,8 +1,7 @@
 """Fused attention kernels as plain matrix products.
 
-The fused kernels have no second derivative, and hide the axes that the symmetry analysis reads. Each
-entry keeps the memory layout of the kernel it replaces (batch, time, head, feature), because the views
-that follow it were written for that layout.
+The fused kernels have no second derivative, and hide the axes that the symmetry analysis reads. The
+result lies in memory as (batch, time, head, feature): a model may view it so without a copy.
 """
 
 from __future__ import annotations
@@ -55,17 +54,8 @@ def _flash_cpu(
     return attention(query, key, value, attn_mask, is_causal, scale), _statistics(query)
 
 
-def _flash_cuda(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
-) -> tuple[Any, ...]:
-    out = attention(query, key, value, None, is_causal, scale)
+def _with_seeds(query: Tensor, key: Tensor, out: Tensor) -> tuple[Any, ...]:
+    """The outputs of a CUDA flash kernel; all but the first serve its backward pass, which is not used."""
     seed = query.new_zeros((), dtype=torch.int64)
     return (
         out,
@@ -78,6 +68,19 @@ def _flash_cuda(
         seed,
         query.new_zeros(()),
     )
+
+
+def _flash_cuda(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Any, ...]:
+    return _with_seeds(query, key, attention(query, key, value, None, is_causal, scale))
 
 
 def _efficient_cuda(
@@ -107,19 +110,7 @@ def _cudnn(
     *,
     scale: float | None = None,
 ) -> tuple[Any, ...]:
-    out = attention(query, key, value, attn_bias, is_causal, scale)
-    seed = query.new_zeros((), dtype=torch.int64)
-    return (
-        out,
-        _statistics(query),
-        None,
-        None,
-        query.shape[-2],
-        key.shape[-2],
-        seed,
-        seed,
-        query.new_zeros(()),
-    )
+    return _with_seeds(query, key, attention(query, key, value, attn_bias, is_causal, scale))
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
