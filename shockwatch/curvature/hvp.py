@@ -12,6 +12,9 @@ from shockwatch.symmetry import Quotient
 from shockwatch.tracing import StepLoss
 
 
+_SINGLE_ACCURACY = 1e-4
+
+
 class CanonicalLoss:
     """``L`` around a canonical point, in flat coordinates: what :class:`ReducedLoss` asks for.
 
@@ -30,8 +33,10 @@ class CanonicalLoss:
         self._loss = loss
         self._point = point
         self._frozen = dict(frozen)
-        self._horizontal = quotient.projector(point)
         self._base = quotient.flatten(point)
+        # In single precision the products carry no more; what leaks of the vertical space is second order in it.
+        accuracy = None if self._base.dtype == torch.float64 else _SINGLE_ACCURACY
+        self._horizontal = quotient.projector(point, tolerance=accuracy)
         self.dim = int(self._base.numel())
         self._value, gradient, self._product = loss.linearize(point, self._frozen)
         self._gradient = self._project_(torch.cat([g.reshape(-1) for g in gradient]))

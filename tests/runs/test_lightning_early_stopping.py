@@ -31,9 +31,12 @@ def test_stops_before_the_first_transition(tmp_path: Path, monkeypatch: pytest.M
         check_on_train_epoch_end=True,
         strict=True,
     )
+    seen: list[float] = []
+    watch.subscribe(lambda update: seen.append(update.values.get("shock/proximity", 0.0)))
     trainer = fit(model, loader, watch, stopping, max_steps=1500, default_root_dir=tmp_path)
     assert stopping.stopped_epoch > 0
     assert trainer.global_step < 1500
-    assert float(trainer.callback_metrics["shock/proximity"]) >= 1.0
+    # The last snapshot, taken after the decision, may read anything.
+    assert max(seen) >= 1.0
     product = (model.layers[1].weight @ model.layers[0].weight).detach()  # type: ignore[operator]
     assert float(product.svd().S[0]) < LEARNED
