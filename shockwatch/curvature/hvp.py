@@ -11,7 +11,6 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
 from shockwatch.tracing import StepLoss
 
-
 _SINGLE_ACCURACY = 1e-4
 
 

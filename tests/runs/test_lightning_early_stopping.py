@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,6 +15,13 @@ from shockwatch import ShockWatch, session
 from tests.runs.modules import fit
 
 LEARNED = 4.0 / 3  # a transition is steepest at a third of its singular value
+
+
+class SlowStep(pl.Callback):
+    """Steps as slow as those of a larger model: the analysis of this one takes longer than fifty of its own."""
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        time.sleep(0.006)
 
 
 def test_stops_before_the_first_transition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +41,7 @@ def test_stops_before_the_first_transition(tmp_path: Path, monkeypatch: pytest.M
     )
     seen: list[float] = []
     watch.subscribe(lambda update: seen.append(update.values.get("shock/proximity", 0.0)))
-    trainer = fit(model, loader, watch, stopping, max_steps=1500, default_root_dir=tmp_path)
+    trainer = fit(model, loader, watch, SlowStep(), stopping, max_steps=1500, default_root_dir=tmp_path)
     assert stopping.stopped_epoch > 0
     assert trainer.global_step < 1500
     # The last snapshot, taken after the decision, may read anything.
