@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.integrate import trapezoid
 
 Array = npt.NDArray[np.float64]
 
@@ -138,4 +139,4 @@ def time_to_steepest(loss_slice: LossSlice) -> tuple[float, float]:
     if peak in (0, len(s) - 1) or bool((descent[: peak + 1] <= 0.0).any()):
         return missing
     integrand = (s[: peak + 1] + origin) / descent[: peak + 1]
-    return float(np.trapezoid(integrand, x[: peak + 1])), float(s[peak])
+    return float(trapezoid(integrand, x[: peak + 1])), float(s[peak])
