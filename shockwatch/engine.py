@@ -25,6 +25,8 @@ from shockwatch.tracing.trace import LossFunction
 # Above it a float32 product takes half the time and half the memory of the Krylov basis: on 300k parameters the ends
 # of the spectrum agree with those in float64 to better than 1e-4, far below the Lanczos tolerance of 1e-2.
 _FLOAT64_PARAMETERS = 100_000
+# Relative accuracy of the extreme eigenvalues, for models in double and in single precision.
+_TIGHT, _LOOSE = 1e-9, 1e-2
 # A move by this share of the norm between two snapshots asks for a new matching of units.
 _JUMP = 0.3
 
@@ -160,7 +162,9 @@ class Engine:
             # Canonical in float32 is not quite canonical in float64.
             state = point.quotient.align(point.quotient.balance(state), state)
         reduced = CanonicalLoss(point.quotient, self._loss, state, frozen)
-        seen = probe_point(reduced, self._warm_start, self._generator)
+        # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
+        double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
+        seen = probe_point(reduced, self._warm_start, self._generator, _TIGHT if double else _LOOSE)
         self._warm_start = seen.warm_start
         values, notes = self._shock.update(
             seen,
