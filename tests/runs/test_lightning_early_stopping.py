@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 
 import lightning.pytorch as pl
-import pytest
 from lightning.pytorch.callbacks import EarlyStopping
 
 from examples.cli import DeepLinear, LinearTarget
-from shockwatch import ShockWatch, session
+from shockwatch import ShockWatch
 from tests.runs.modules import fit
 
 LEARNED = 4.0 / 3  # a transition is steepest at a third of its singular value
@@ -24,9 +22,8 @@ class SlowStep(pl.Callback):
         time.sleep(0.006)
 
 
-def test_stops_before_the_first_transition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stops_before_the_first_transition(tmp_path: Path) -> None:
     """One epoch is 100 steps; the proximity at the end of one decides."""
-    monkeypatch.setattr(session, "Capture", functools.partial(session.Capture, slots=50))
     pl.seed_everything(0, verbose=False)
     model, data = DeepLinear(), LinearTarget()
     loader = data.train_dataloader()
