@@ -12,7 +12,8 @@ Parts = list[Tensor]
 _MOST_STEPS = 500
 
 
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Inner product of two vectors in parts, accumulated in float64."""
     return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
 
 
@@ -30,19 +31,19 @@ def conjugate_gradients(
     step = precondition(residual)
     solution = [torch.zeros_like(s) for s in step]
     direction = step
-    energy = _dot(residual, step)
+    energy = dot(residual, step)
     target = tolerance**2 * energy
     for _ in range(_MOST_STEPS):
         if not energy > target:
             break
         image = product(direction)
-        curvature = _dot(direction, image)
+        curvature = dot(direction, image)
         if not curvature > 0:
             break
         rate = energy / curvature
         solution = [x + rate * d for x, d in zip(solution, direction, strict=True)]
         residual = [r - rate * a for r, a in zip(residual, image, strict=True)]
         step = precondition(residual)
-        energy, previous = _dot(residual, step), energy
+        energy, previous = dot(residual, step), energy
         direction = [s + energy / previous * d for s, d in zip(step, direction, strict=True)]
     return solution

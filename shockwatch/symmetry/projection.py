@@ -11,7 +11,7 @@ from torch import Tensor
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.blocks import Block, GroupBlock, ScalingsBlock
-from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
+from shockwatch.symmetry.conjugate_gradients import conjugate_gradients, dot
 from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
 
 _DRAWS = 20260618
@@ -78,7 +78,7 @@ class HorizontalProjector:
         with torch.no_grad():
             for part in self._parts:
                 solution, adjoint = part.solve(dict(tangent))
-                total += _dot(solution, adjoint)
+                total += dot(solution, adjoint)
         return math.sqrt(max(total, 0.0))
 
 
@@ -115,10 +115,6 @@ class _Coupled:
         return conjugate_gradients(self._product, adjoint, self._precondition, self._tolerance), adjoint
 
 
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
-
-
 def _orthogonal(blocks: Sequence[Block], state: State, tolerance: float) -> list[list[Block]]:
     """The blocks in sets orthogonal to one another: tried on a random vertical vector of each block."""
     sets: list[list[Block]] = []
@@ -149,6 +145,6 @@ def _touching(
             return False
         full = {n: inside[n] if n in inside else torch.zeros_like(state[n]) for n in other.names}
         adjoint = other.adjoint(full)
-        return not _dot([other.solve(adjoint)], [adjoint]) <= limit
+        return not dot([other.solve(adjoint)], [adjoint]) <= limit
 
     return touches

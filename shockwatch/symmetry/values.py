@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from shockwatch.symmetry.axes import Atom, Axis, fresh, pin, regroup, resolve, size_of
+from shockwatch.symmetry.axes import Axis, fresh, pin, regroup, resolve, size_of
 
 _ids = itertools.count()
 
@@ -92,8 +92,3 @@ def factor(symbol: Symbol, dim: int, outer: int, total: int, inner: int) -> tupl
 def replace_dim(dims: Sequence[Axis], dim: int, axis: Axis) -> tuple[Axis, ...]:
     """``dims`` with one dimension exchanged."""
     return (*dims[:dim], axis, *dims[dim + 1 :])
-
-
-def flat(value: Symbol) -> list[Atom]:
-    """The atoms of a tensor, as a list."""
-    return list(value.atoms())
