@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import shockwatch
 
+_BUILD = "a function without arguments that returns (model, loss_fn, batch); the current directory is searched first"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run one command; returns the exit code (2: wrong use, one line on stderr)."""
@@ -21,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect.add_argument(
         "target",
         metavar="my_module:build",
-        help="a function without arguments that returns (model, loss_fn, batch); "
-        "the current directory is searched first",
+        help=_BUILD,
     )
     inspect.add_argument(
         "--oracle",
@@ -30,6 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compare with the true number, the rank of loss gradients (at most 10,000 parameters)",
     )
     inspect.set_defaults(run=_inspect)
+    scan = commands.add_parser("scan", help="measure saved checkpoints of a run modulo its symmetries")
+    scan.add_argument("checkpoints", nargs="+", help="Lightning or plain .ckpt/.pt, .safetensors, folders")
+    scan.add_argument("--module", required=True, metavar="my_module:build", help=_BUILD)
+    scan.add_argument("--root", default="shockwatch_scan", help="folder for the TensorBoard file")
+    scan.add_argument("--workers", type=_positive, default=None, help="processes (default: one a core)")
+    scan.add_argument("--no-curvature", action="store_true", help="leave the spectrum out: much faster")
+    scan.set_defaults(run=_scan)
+    compare = commands.add_parser("compare", help="two checkpoints: are they one network modulo symmetry?")
+    compare.add_argument("first")
+    compare.add_argument("second")
+    compare.add_argument("--module", required=True, metavar="my_module:build", help=_BUILD)
+    compare.set_defaults(run=_compare)
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code
@@ -54,3 +67,33 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"shockwatch inspect: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _scan(options: argparse.Namespace) -> int:
+    from shockwatch import inspection
+    from shockwatch.offline import scan
+
+    try:
+        return scan.main(
+            options.module, options.checkpoints, options.root, options.workers, not options.no_curvature
+        )
+    except inspection.InspectionError as error:
+        print(f"shockwatch scan: {error}", file=sys.stderr)
+        return 2
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from shockwatch import inspection
+    from shockwatch.offline import compare
+
+    try:
+        return compare.main(options.module, options.first, options.second)
+    except inspection.InspectionError as error:
+        print(f"shockwatch compare: {error}", file=sys.stderr)
+        return 2
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer >= 1")
+    return int(text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from shockwatch.alerts import Alert
@@ -37,6 +38,18 @@ def as_writer(candidate: object) -> Writer | None:
     if all(callable(getattr(candidate, method, None)) for method in methods):
         return cast(Writer, candidate)
     return None
+
+
+@contextmanager
+def open_writer(folder: str) -> Iterator[Writer]:
+    """A writer of our own in ``folder``, closed at the end; a run with a logger uses that logger's instead."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    try:
+        yield writer
+    finally:
+        writer.close()  # type: ignore[no-untyped-call]
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:

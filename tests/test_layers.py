@@ -33,6 +33,7 @@ LAYERS = [
     {"monitor"},
     {"callbacks"},
     {"demo", "inspection"},
+    {"offline"},
     {"cli"},
     {"__main__"},
 ]
@@ -43,8 +44,8 @@ HOMES = {
     "lightning": {"callbacks", "cli", "demo"},
     "pytorch_lightning": set(),
     "threading": {"worker", "capture"},
-    "concurrent": set(),
-    "multiprocessing": set(),
+    "concurrent": {"offline"},
+    "multiprocessing": {"offline"},
     "tensorboard": {"tensorboard"},
     "torch.utils.tensorboard": {"tensorboard"},
 }

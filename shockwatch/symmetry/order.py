@@ -36,6 +36,11 @@ class UnitOrder:
                 break
         self._moves.append((group, order))
 
+    @property
+    def moves(self) -> tuple[tuple[Permutation, Tensor], ...]:
+        """``(group, order)`` in the order of application; axes that stay are left out."""
+        return tuple(self._moves)
+
     def then(self, other: UnitOrder) -> UnitOrder:
         """This order, and ``other`` after it."""
         return UnitOrder([*self._moves, *other._moves])
