@@ -15,6 +15,7 @@ from shockwatch import session
 from shockwatch.alerts import Alert, AlertManager, Rule
 from shockwatch.budget import Probe
 from shockwatch.clock import TrainingClock
+from shockwatch.errors import require_positive_int
 from shockwatch.replica import private_batch, private_copy
 from shockwatch.session import LossFunction
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
@@ -46,6 +47,7 @@ class ShockMonitor:
         alerts: ``"default"`` or alert rules.
         seed: of the analysis' own random numbers.
         writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing.
+        first_step: number of the first step, for a loop that goes on from a checkpoint without our state.
 
     Attributes:
         values: latest value of every tag.
@@ -67,6 +69,7 @@ class ShockMonitor:
         alerts: Literal["default"] | Sequence[Rule] = "default",
         seed: int = 0,
         writer: Any | None = None,
+        first_step: int = 1,
     ) -> None:
         self._settings = session.Settings(every_n_steps, budget, horizon, probe, seed)
         if not isinstance(model, nn.Module):
@@ -86,7 +89,7 @@ class ShockMonitor:
         self._clock = TrainingClock()
         self._clock.listen([optimizer])
         self._session: session.Session | None = None
-        self._step = 0
+        self._step = require_positive_int("first_step", first_step) - 1
         self._loss: Tensor | float | None = None
         self._resumed: dict[str, Any] | None = None
         self._closed = False
@@ -107,10 +110,12 @@ class ShockMonitor:
             raise RuntimeError("the monitor is closed; make a new one to watch another run")
         self._step += 1
         self._loss = loss
+        due = self._step % self._settings.every_n_steps == 0
         if self._session is None:
             self._session = self._open(batch)
-            self._take(loss)
-        elif self._step % self._settings.every_n_steps == 0:
+            # a run that goes on from a checkpoint has its first snapshot
+            due = due or self._resumed is None
+        if due:
             self._take(loss)
         self._publish()
 

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from shockwatch.callbacks._guard import never_raises
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.callbacks._watched import agreed_step, find_watch
 from shockwatch.callbacks.shock_watch import ShockWatch
 from shockwatch.errors import require_float
+from shockwatch.guard import never_raises
 from shockwatch.session import PROXIMITY, Update
 
 _log = logging.getLogger("shockwatch")

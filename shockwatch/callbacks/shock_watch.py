@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from shockwatch import session
 from shockwatch.alerts import Alert, AlertManager, Rule
 from shockwatch.budget import Probe
-from shockwatch.callbacks._guard import never_raises
 from shockwatch.callbacks._private_module import private_module, reads_iterator, training_step_loss
 from shockwatch.callbacks._publisher import Publisher
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.clock import TrainingClock
+from shockwatch.guard import never_raises
 from shockwatch.replica import private_batch
 from shockwatch.session import Session, Settings, Update
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from shockwatch.session import warn
+from shockwatch.errors import warn
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
