@@ -18,8 +18,7 @@ from shockwatch.shock.probe import probe as probe_point
 from shockwatch.snapshot import Observation, Snapshot, State
 from shockwatch.symmetry import Quotient, quotient_of
 from shockwatch.symmetry.order import UnitOrder
-from shockwatch.tracing import StepLoss, Trace, TraceError, trace_step
-from shockwatch.tracing.trace import LossFunction
+from shockwatch.tracing import LossFunction, StepLoss, Trace, TraceError, trace_step
 
 # Up to this many parameters curvature is computed in float64, whatever the model's type: it costs little there.
 # Above it a float32 product takes half the time and half the memory of the Krylov basis: on 300k parameters the ends
@@ -52,6 +51,7 @@ class Engine:
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._dtype: torch.dtype | None = None
         self._quotient: Quotient | None = None
+        self._described = False
         self._loss: StepLoss | None = None
         self._observables = [make() for make in OBSERVABLES]
         self._shock = ShockIndicators(horizon)
@@ -98,7 +98,11 @@ class Engine:
                 "the random part."
             )
             trace = None
-        return cls(model, batch, trace, horizon, seed)
+        engine = cls(model, batch, trace, horizon, seed)
+        if trace is not None and trace.replay is not None:
+            # Such groups are checked by running the module, whose draws only this thread can undo.
+            _ = engine.quotient
+        return engine
 
     @property
     def quotient(self) -> Quotient:
@@ -112,14 +116,15 @@ class Engine:
                 small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
                 self._dtype = torch.float64 if small else None
                 trace = self._trace if self._dtype is None else self._trace.in_dtype(self._dtype)
-                self._loss = StepLoss(trace, self._batch)
+                if self._trace.replay is None or self._trace.replay.follows_parameters:
+                    self._loss = StepLoss(trace, self._batch)
         return self._quotient
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too."""
-        first = self._quotient is None
         quotient = self.quotient
-        notes = _describe(quotient, self._trace is not None) if first else ()
+        notes = () if self._described else _describe(quotient, self._trace is not None)
+        self._described = True
         values: dict[str, float] = {}
         finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
         if finite:
@@ -234,4 +239,4 @@ def _describe(quotient: Quotient, traced: bool) -> tuple[str, ...]:
     if quotient.rejected:
         refused = ", ".join(f"{g.kind} {g.name} ({g.residual:.1e})" for g in quotient.rejected)
         notes.append(f"groups the measurement refused: {refused}.")
-    return tuple(notes)
+    return (*notes, *quotient.notes)

@@ -92,6 +92,9 @@ def _copy_by_attribute(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = twin
     children = {name: _maybe_module(child, memo) for name, child in module._modules.items()}
     for name, value in vars(module).items():
+        if name == "_compiled_call_impl":
+            # bound to the live module
+            continue
         twin.__dict__[name] = children if name == "_modules" else _copy_or_share(value, memo)
     return twin
 

@@ -85,8 +85,7 @@ def frozen():
 
 def untraceable():
     def loss(model, batch):
-        value = loss_fn(model, batch)
-        return value if value.item() > 0 else -value
+        raise RuntimeError("no such kernel on this machine")
     model, _, batch = mlp()
     return model, loss, batch
 

@@ -27,6 +27,7 @@ def report(quotient: Quotient, parameters: int) -> str:
         lines += ["", "operators without a rule (no symmetry is read through them)"]
         width = max(map(len, quotient.blocked))
         lines += [f"  {name:{width}}  {count:4d} x" for name, count in quotient.blocked.items()]
+    lines += [line for note in quotient.notes for line in ("", note)]
     lines += [
         "",
         f"redundant directions: {quotient.dim_exact:,} exact, {quotient.dim:,} with those an eps makes approximate",

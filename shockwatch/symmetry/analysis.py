@@ -138,7 +138,7 @@ def _call(context: Context, node: Node, environment: dict[Node, Any], moving: se
     if follows and call.name not in _SHAPE_ONLY:
         context.data |= {s.id for value in values for s in symbols(value) if s.id not in moving}
         rule = RULES.get(call.name)
-        result = rule(context, call) if rule is not None else context.opaque(call, values)
+        result = rule(context, call) if rule is not None else _opaque(context, call, values, node)
         moving |= {s.id for v in pytree.tree_leaves(result) if not isinstance(v, int) for s in symbols(v)}
     else:
         result = _data(node, call)
@@ -147,12 +147,27 @@ def _call(context: Context, node: Node, environment: dict[Node, Any], moving: se
     return result
 
 
+def _opaque(context: Context, call: Call, values: list[Value], node: Node) -> Any:
+    """An operator without a rule; each of its outputs is unknown."""
+    output = context.opaque(call, values)
+    outputs = node.meta.get("val")
+    if not isinstance(outputs, (tuple, list)):
+        return output
+    results = [unknown(tuple(o.shape)) if isinstance(o, Tensor) else o for o in outputs]
+    for result in results:
+        if isinstance(result, Symbol):
+            context.freeze(result, call.name)
+    return tuple(results)
+
+
 def _name(node: Node) -> str:
     target = node.target
     schema = getattr(target, "_schema", None)
-    return (
-        str(schema.name).split("::")[-1] if schema is not None else getattr(target, "__name__", str(target))
-    )
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    # Rules speak of torch's own operators: another library's may have the same name and do something else.
+    namespace, _, name = str(schema.name).rpartition("::")
+    return name if namespace in ("", "aten", "prims") else str(schema.name)
 
 
 def _data(node: Node, call: Call) -> Any:

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shockwatch.errors import warn
 from shockwatch.symmetry.analysis import analyse
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups import FINDERS, SymmetryGroup
 from shockwatch.symmetry.naming import unique
+from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
 from shockwatch.symmetry.verify import Verifier, holds
-from shockwatch.tracing import StepLoss, Trace, trace_step
-from shockwatch.tracing.trace import LossFunction
+from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
 
 
 def infer_symmetries(model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed: int = 0) -> Quotient:
@@ -24,6 +25,9 @@ def infer_symmetries(model: nn.Module, loss_fn: LossFunction, batch: Any, *, see
         loss_fn: ``loss_fn(model, batch) -> scalar tensor``.
         batch: any structure of tensors that ``loss_fn`` takes.
         seed: of the random elements that verification applies.
+
+    A step that cannot be traced on fake tensors (it reads values) is traced along the path of this batch. Its groups
+    are then also checked on the module itself and on other batches, and one warning says so.
 
     Returns:
         The quotient by every group whose measured invariance holds; a group the measurement refused is in
@@ -44,24 +48,36 @@ def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Qu
     state = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
     verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
+    check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     kept: list[SymmetryGroup] = []
     rejected: list[SymmetryGroup] = []
+    elsewhere: list[SymmetryGroup] = []
     for find in FINDERS:
         # A finder sees what was verified before it: a smaller group steps in where a larger one was refused.
+        new: list[SymmetryGroup] = []
         for group in find(system, tuple(kept)):
             group.residual = verifier.residual(group)
             if holds(group, group.residual):
-                kept.append(group)
+                new.append(group)
             elif not group.speculative:
                 rejected.append(group)
+        if check is not None:
+            held, failed = check.split(new)
+            new = list(held)
+            elsewhere += failed
+        kept += new
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
+    notes = () if check is None else (report(trace, check, elsewhere),)
+    for note in notes:
+        warn(f"shockwatch: {note}")
     return Quotient(
         kept,
         trace.trainable,
         aliases=_aliases(model),
-        rejected=rejected,
+        rejected=[*rejected, *elsewhere],
         blocked=analysis.blocked,
+        notes=notes,
     )
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.verify import generic_point
-from shockwatch.tracing import StepLoss, Trace, trace_step
-from shockwatch.tracing.trace import LossFunction
+from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
 
 LIMIT = 10_000
 """Most trainable parameters: the spectrum of an n x n matrix takes 8 n^2 bytes and minutes beyond."""

@@ -18,8 +18,7 @@ from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, SymmetryG
 from shockwatch.symmetry.matching import match_units_
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.projection import HorizontalProjector
-from shockwatch.tracing import StepLoss, trace_step
-from shockwatch.tracing.trace import LossFunction
+from shockwatch.tracing import LossFunction, StepLoss, trace_step
 
 _EXACT = 1e-9
 
@@ -35,6 +34,7 @@ class Quotient:
         names: the trainable parameters.
         rejected: groups the graph suggested and the measurement refused.
         blocked: operators on a parameter's path that the analysis does not know, with their counts.
+        notes: what else is to be known of how they were found.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Quotient:
         aliases: Mapping[str, str] | None = None,
         rejected: Sequence[SymmetryGroup] = (),
         blocked: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.groups = tuple(groups)
         self.names = tuple(names)
         self.rejected = tuple(rejected)
         self.blocked = dict(blocked or {})
+        self.notes = tuple(notes)
         self._aliases = dict(aliases or {})
         self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
         self._components = components(self._continuous)
@@ -256,4 +258,7 @@ class Quotient:
 
     def __repr__(self) -> str:
         rows = [f"  {g.kind:18} {g.dim:6d}  {g.residual:9.1e}  {g.name}  ({g.evidence})" for g in self.groups]
-        return "\n".join([f"Quotient: {self.dim} redundant directions in {len(self.groups)} groups", *rows])
+        notes = [f"  {note}" for note in self.notes]
+        return "\n".join(
+            [f"Quotient: {self.dim} redundant directions in {len(self.groups)} groups", *rows, *notes]
+        )

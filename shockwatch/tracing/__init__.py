@@ -1,6 +1,7 @@
 """One training step as a pure function: an aten graph of the loss over parameters, buffers and batch."""
 
 from shockwatch.tracing.loss import HessianProduct, StepLoss
-from shockwatch.tracing.trace import Trace, TraceError, trace_step
+from shockwatch.tracing.step import LossFunction
+from shockwatch.tracing.trace import Replay, Trace, TraceError, trace_step
 
-__all__ = ["HessianProduct", "StepLoss", "Trace", "TraceError", "trace_step"]
+__all__ = ["HessianProduct", "LossFunction", "Replay", "StepLoss", "Trace", "TraceError", "trace_step"]

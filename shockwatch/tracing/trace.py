@@ -1,9 +1,10 @@
-"""Trace one training step to an aten graph on fake tensors (design.md, "Symmetry by inference")."""
+"""Trace one training step to an aten graph (design.md, "Symmetry by inference")."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,20 +14,34 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils.stateless import _reparametrize_module
 
-from shockwatch.replica import preserved_randomness, private_copy
 from shockwatch.snapshot import State
 from shockwatch.tracing.decompositions import decomposition_table
+from shockwatch.tracing.step import LossFunction, PrivateStep, undisturbed
 
-LossFunction = Callable[[Any, Any], Tensor]
-"""``loss_fn(model, batch) -> scalar tensor``."""
-
+# Relative sizes of the moves at which the graph is compared with the module.
+_PERTURBATIONS = (1e-3, 0.1, 0.3)
+_SEED = 20260618
 _RANDOM = ("rand", "bernoulli", "dropout", "normal_", "uniform_", "multinomial", "exponential", "poisson")
 
 
 class TraceError(RuntimeError):
     """The training step cannot be traced; the message says what stopped it."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The step itself, kept where the graph holds only the path of one batch.
+
+    Attributes:
+        step: runs the module; on the main thread only, where its draws can be undone.
+        reason: why fake tensors did not do.
+        follows_parameters: whether the graph gives the module's loss at other parameters too.
+    """
+
+    step: PrivateStep
+    reason: str
+    follows_parameters: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Trace:
         batch_spec: how the batch flattens.
         draws_random_numbers: the step calls a random operator even with dropout off.
         dtype: the floating-point type the graph was converted to, None where it is the model's own.
+        replay: the step itself, where the graph is the path that one batch took; None for a graph of every batch.
     """
 
     graph: GraphModule
@@ -48,6 +64,7 @@ class Trace:
     batch_spec: pytree.TreeSpec
     draws_random_numbers: bool
     dtype: torch.dtype | None
+    replay: Replay | None = None
 
     def leaves(self, batch: Any) -> list[Tensor]:
         """The tensors of ``batch``, in the order and the floating-point type of the graph's inputs."""
@@ -90,61 +107,109 @@ def _convert_constant(graph: GraphModule, target: str, dtype: torch.dtype) -> No
         setattr(module, name, constant.detach().to(dtype))
 
 
-def _evaluation_mode(model: nn.Module) -> None:
-    """Dropout off, batch norm on batch statistics: the training loss without its noise."""
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-
-
 def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
-    """Trace ``loss_fn(model, batch)`` without running it: no memory, no change to the model or to any generator.
+    """Trace ``loss_fn(model, batch)``: no change to the model or to any generator.
+
+    Fake tensors come first: they cost no memory and run nothing. A step that reads values (a branch, ``item()``, a
+    mask, a kernel without a fake form) is run once on private copies and traced along the path this batch takes.
 
     Raises:
         TraceError: if the step cannot be traced, or does not return a scalar tensor.
     """
-    private = private_copy(model)
-    _evaluation_mode(private)
-    named = dict(private.named_parameters())
-    trainable = tuple(n for n, p in named.items() if p.requires_grad and p.is_floating_point())
-    tensors: State = {**named, **dict(private.named_buffers())}
-    fixed = tuple(n for n in tensors if n not in set(trainable))
+    try:
+        return _traced(PrivateStep(model, loss_fn), batch, fake=True)
+    except Exception as error:
+        reason = _first_line(error)
+    # A fresh copy: the first may have kept fake tensors.
+    step = PrivateStep(model, loss_fn)
+    try:
+        trace = _traced(step, batch, fake=False)
+    except Exception as error:
+        raise TraceError(f"the training step cannot be traced: {_first_line(error)}") from error
+    return replace(trace, replay=Replay(step, reason, follows_parameters(trace, step, batch)))
+
+
+def _traced(step: PrivateStep, batch: Any, fake: bool) -> Trace:
+    trainable = tuple(n for n, p in step.parameters.items() if p.requires_grad and p.is_floating_point())
+    fixed = tuple(n for n in step.tensors if n not in set(trainable))
     leaves, spec = pytree.tree_flatten(batch)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def fake(tensor: Tensor, requires_grad: bool) -> Tensor:
+    def twin(tensor: Tensor, requires_grad: bool) -> Tensor:
+        if not fake:
+            return tensor.detach().clone().requires_grad_(requires_grad)
         with mode:
-            twin = torch.empty_strided(
+            empty = torch.empty_strided(
                 tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
             )
-        return twin.requires_grad_(requires_grad)
+        return empty.requires_grad_(requires_grad)
 
-    def step(parameters: list[Tensor], others: list[Tensor], data: list[Tensor]) -> Tensor:
-        swap = {**dict(zip(trainable, parameters, strict=True)), **dict(zip(fixed, others, strict=True))}
+    def run(parameters: list[Tensor], others: list[Tensor], data: list[Tensor]) -> Tensor:
+        state = {**dict(zip(trainable, parameters, strict=True)), **dict(zip(fixed, others, strict=True))}
         data_iterator = iter(data)
         filled = [next(data_iterator) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        with _reparametrize_module(private, swap, tie_weights=True):
-            loss = loss_fn(private, pytree.tree_unflatten(filled, spec))
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise TypeError(f"the loss must be a scalar tensor, not {type(loss).__name__}")
-        return loss.reshape(())
+        return step(state, pytree.tree_unflatten(filled, spec))
 
     inputs = (
-        [fake(tensors[n], True) for n in trainable],
-        [fake(tensors[n], False) for n in fixed],
-        [fake(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
+        [twin(step.tensors[n], True) for n in trainable],
+        [twin(step.tensors[n], False) for n in fixed],
+        [twin(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
     )
-    try:
-        with preserved_randomness(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            graph = make_fx(step, decomposition_table(), tracing_mode="fake", _allow_non_fake_inputs=True)(
-                *inputs
-            )
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
-        raise TraceError(
-            f"the training step cannot be traced: {type(error).__name__}: {reason[0]}"
-        ) from error
+    with undisturbed():
+        graph = make_fx(
+            run,
+            decomposition_table(),
+            tracing_mode="fake" if fake else "real",
+            _allow_non_fake_inputs=True,
+            _error_on_data_dependent_ops=fake,
+        )(*inputs)
+    _remove_dead(graph)
     names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     draws = any(word in name for name in names for word in _RANDOM)
     return Trace(graph, trainable, fixed, spec, draws, None)
+
+
+def _remove_dead(graph: GraphModule) -> None:
+    """Drop what the loss does not read and nobody else sees: metrics for a log, values that chose the path."""
+    for node in reversed(graph.graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        pure = (schema is not None and not schema.is_mutable) or node.target is operator.getitem
+        if node.op == "call_function" and pure and not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def follows_parameters(trace: Trace, step: PrivateStep, batch: Any) -> bool:
+    """Whether the graph gives the module's own loss at other parameters too, on the traced batch.
+
+    It does not where a kernel hides its input from the trace, or where the path depends on the parameters.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    for size in _PERTURBATIONS:
+        state: State = {}
+        for name, tensor in step.tensors.items():
+            state[name] = tensor.detach().clone()
+            if name in trace.trainable:
+                noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+                spread = tensor.detach().std() if tensor.numel() > 1 else tensor.detach().abs().max()
+                state[name] += size * torch.where(spread > 0, spread, torch.ones_like(spread)) * noise
+        expected = step.value(state, batch)
+        with torch.no_grad():
+            given = trace.graph(
+                [state[n].clone() for n in trace.trainable],
+                [state[n].clone() for n in trace.fixed],
+                trace.leaves(batch),
+            )
+        if not math.isclose(float(given), expected, rel_tol=_tolerance(given.dtype), abs_tol=1e-12):
+            return False
+    return True
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Relative; some rounding of a whole step."""
+    return 1e3 * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -50,11 +50,18 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_it_may_be(
 
 
 class Branching(Classifier):
-    """Reads a number off the data: its step cannot be traced."""
+    """Reads a number off the data: its step is traced along the path of one batch."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
         return loss * 2 if loss.item() > 1.0 else loss
+
+
+class Unnameable(Classifier):
+    """Gives a loss in training mode only, where its private copy never is."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:  # type: ignore[override]
+        return super().training_step(batch, batch_idx) if self.training else None
 
 
 class Noisy(Classifier):
@@ -133,7 +140,7 @@ def twice(
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Branching, r"cannot be traced: .*"),
+        (Unnameable, r"cannot be traced: .*no loss but NoneType.*"),
         (Noisy, r"draws random numbers .*"),
         (Manual, r"manual optimisation .*loss_fn="),
     ],
@@ -151,6 +158,16 @@ def test_a_step_that_cannot_be_probed_costs_one_warning(
     assert "shock/lambda_min" not in watch.values
     assert watch.values["phase/state"] != PhaseState.DIVERGING  # an unknown loss is no divergence
     assert watch.alerts == []
+
+
+def test_a_step_that_reads_its_loss_keeps_symmetries_and_curvature(caplog: pytest.LogCaptureFixture) -> None:
+    watch, said = twice(lambda: Branching(mlp()), caplog)
+    alerts = {f"step {alert.step}: {alert.message}" for alert in watch.alerts}
+    said = [text for text in said if text not in alerts]
+    assert len(said) == 1, said
+    assert "along the path that one batch takes" in said[0]
+    assert watch.values["shockwatch/errors"] == 0.0
+    assert watch.values["quotient/norm"] < watch.values["raw/norm"]
 
 
 def test_a_model_without_symmetries_is_watched_in_silence(caplog: pytest.LogCaptureFixture) -> None:
