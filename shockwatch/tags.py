@@ -85,6 +85,7 @@ TAGS: dict[str, Tag] = {
 }
 
 PATTERNS: dict[tuple[str, str], Tag] = {
+    ("custom/", ""): Tag("A number that an observable of the user's own computes.", "its own"),
     ("raw/imbalance/", ""): Tag(
         "Imbalance of the two sides of a symmetry, 0 at the canonical point; depends on the gauge.", "1"
     ),

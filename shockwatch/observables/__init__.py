@@ -1,4 +1,7 @@
-"""Numbers read off the path of snapshots. A new family is one file here and one line in ``OBSERVABLES``."""
+"""Numbers read off the path of snapshots. A new family is one file here and one line in ``OBSERVABLES``.
+
+Outside the package, ``OBSERVABLES.append(MyObservable)`` before training adds one; its tags begin with ``custom/``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,6 @@ from shockwatch.observables.path import QuotientPath
 from shockwatch.observables.raw import RawMotion
 from shockwatch.observables.viscosity import Viscosity
 
-OBSERVABLES: tuple[Callable[[], Observable], ...] = (QuotientPath, RawMotion, Viscosity, BlockInvariants)
+OBSERVABLES: list[Callable[[], Observable]] = [QuotientPath, RawMotion, Viscosity, BlockInvariants]
 
 __all__ = ["OBSERVABLES", "BlockInvariants", "Observable", "Point", "QuotientPath", "RawMotion", "Viscosity"]
