@@ -15,7 +15,7 @@ _SINGLE_ACCURACY = 1e-4
 
 
 class CanonicalLoss:
-    """``L`` around a canonical point, in flat coordinates: what :class:`ReducedLoss` asks for.
+    """``L`` around a canonical point, in flat coordinates: what :class:`shockwatch.curvature.ReducedLoss` asks for.
 
     ``P grad L`` and ``P H P`` are those of the reduced loss on the quotient: the canonical slice is orthogonal to
     the gradient's normal part, so the second fundamental form drops out.
