@@ -161,6 +161,7 @@ class ChargeSystem:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self._by_axis: dict[Atom, list[Record]] = {}
+        self._known: dict[tuple[Atom, Scope], list[Equation]] = {}
         # Views of one tensor share its id and its atoms: one of them stands for all.
         self._symbols: dict[int, Symbol] = {}
         for record in analysis.records:
@@ -178,11 +179,12 @@ class ChargeSystem:
         """The records that touch ``axis``."""
         return self._by_axis.get(axis, [])
 
-    def _rows(self, axis: Atom, scope: Scope) -> Iterator[Equation]:
-        for record in self.records(axis):
-            yield from equations(record, axis, scope)
-        for identity in self.analysis.fixed:
-            yield {identity: Fraction(1)}
+    def _rows(self, axis: Atom, scope: Scope) -> list[Equation]:
+        key = (axis, scope)
+        if key not in self._known:
+            rows = [row for record in self.records(axis) for row in equations(record, axis, scope)]
+            self._known[key] = [*rows, *({identity: Fraction(1)} for identity in self.analysis.fixed)]
+        return self._known[key]
 
     def basis(self, axis: Atom, scope: Scope) -> list[Charges]:
         """Independent charge assignments on ``axis`` that move at least one trainable piece."""

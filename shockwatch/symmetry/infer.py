@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -49,23 +50,7 @@ def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Qu
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
     verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
-    kept: list[SymmetryGroup] = []
-    rejected: list[SymmetryGroup] = []
-    elsewhere: list[SymmetryGroup] = []
-    for find in FINDERS:
-        # A finder sees what was verified before it: a smaller group steps in where a larger one was refused.
-        new: list[SymmetryGroup] = []
-        for group in find(system, tuple(kept)):
-            group.residual = verifier.residual(group)
-            if holds(group, group.residual):
-                new.append(group)
-            elif not group.speculative:
-                rejected.append(group)
-        if check is not None:
-            held, failed = check.split(new)
-            new = list(held)
-            elsewhere += failed
-        kept += new
+    kept, rejected, elsewhere = _verified(system, verifier, check)
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
     notes = () if check is None else (report(trace, check, elsewhere),)
@@ -79,6 +64,50 @@ def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Qu
         blocked=analysis.blocked,
         notes=notes,
     )
+
+
+def _verified(
+    system: ChargeSystem, verifier: Verifier, check: PathCheck | None
+) -> tuple[list[SymmetryGroup], list[SymmetryGroup], list[SymmetryGroup]]:
+    """The groups whose measured invariance holds, those whose does not, and those that fail on other batches.
+
+    A finder sees what was verified before it: a smaller group steps in where a larger one was refused. So all finders
+    run as if everything held, the groups are measured together, and what follows a refused group is found again.
+    """
+    kept: list[SymmetryGroup] = []
+    rejected: list[SymmetryGroup] = []
+    elsewhere: list[SymmetryGroup] = []
+    known: dict[Any, float] = {}
+    start = 0
+    while start < len(FINDERS):
+        hoped = list(kept)
+        found: list[list[SymmetryGroup]] = []
+        for find in FINDERS[start:]:
+            found.append(find(system, tuple(hoped)))
+            hoped += found[-1]
+        fresh = [group for groups in found for group in groups if _action(group) not in known]
+        verifier.measure(fresh)
+        known.update((_action(group), group.residual) for group in fresh)
+        for groups in found:
+            start += 1
+            for group in groups:
+                group.residual = known[_action(group)]
+            good = [group for group in groups if holds(group, group.residual)]
+            rejected += [group for group in groups if group not in good and not group.speculative]
+            if check is not None:
+                held, failed = check.split(good)
+                good = list(held)
+                elsewhere += failed
+            kept += good
+            if len(good) < len(groups):
+                break
+    return kept, rejected, elsewhere
+
+
+def _action(group: SymmetryGroup) -> tuple[Any, ...]:
+    """All that its transformations depend on: finders make equal groups anew."""
+    fields = [f.name for f in dataclasses.fields(group) if f.name not in ("name", "evidence", "residual")]
+    return (type(group), *(getattr(group, name) for name in fields))
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.verify import generic_point
+from shockwatch.symmetry.generic import generic_point
 from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
 
 LIMIT = 10_000

@@ -14,9 +14,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from shockwatch.snapshot import State
+from shockwatch.symmetry.generic import generic_point
 from shockwatch.symmetry.groups import SymmetryGroup
 from shockwatch.symmetry.oracle import redrawn
-from shockwatch.symmetry.verify import generic_point, holds
+from shockwatch.symmetry.verify import holds
 from shockwatch.tracing import Replay, StepLoss, Trace
 
 # Other batches: redrawn with these scales of the floating-point entries.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.groups import SymmetryGroup
+from shockwatch.symmetry.generic import GenericPoint
+from shockwatch.symmetry.groups import Permutation, SignFlip, SymmetryGroup
 from shockwatch.tracing import StepLoss
 
 _log = logging.getLogger("shockwatch")
@@ -16,26 +19,35 @@ _log = logging.getLogger("shockwatch")
 # An exact group's residual is rounding; a norm's eps leaves more, and is stated with the group.
 _TOLERANCE = 1e-7
 _TOLERANCE_APPROXIMATE = 3e-2
+# Below this a group counts as exact, see Quotient.dim_exact.
+_EXACT = 1e-9
 _TRIALS = 2
+_DRAWS = 20  # of a finite group's element, until one moves something
+_SCALE = 0.5
+# Up to this many entries the generic point is kept; above it is made as it is read, and groups are measured together.
+_SMALL = 4_000_000
+# Bytes that moved tensors may take at once, as a share of those of the state: in float64 they are twice as wide.
+_SHARE = 0.5
 
 
-def generic_point(state: State, generator: torch.Generator) -> State:
-    """``state`` in float64 with a little noise: at zero-initialised weights anything would pass."""
-    point: State = {}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            point[name] = tensor.detach().clone()
-            continue
-        wide = tensor.detach().double()
-        size = wide.std() if wide.numel() > 1 else wide.abs().max()
-        size = torch.where(torch.isfinite(size) & (size > 0), size, torch.full_like(size, 0.1))
-        noise = torch.randn(wide.shape, generator=generator, dtype=torch.float64).to(wide.device)
-        point[name] = torch.nan_to_num(wide) + 0.3 * size * noise
-    return point
+class _Moved(State):
+    """Moved tensors by name; one that no group moves is made when it is read, and not kept."""
+
+    def __init__(self, tensors: State, make: Callable[[str], Tensor]) -> None:
+        super().__init__(tensors)
+        self._make = make
+
+    def __missing__(self, name: str) -> Tensor:
+        return self._make(name)
 
 
 class Verifier:
     """Measures groups at one generic point, in float64.
+
+    Random elements of many groups are applied one after the other and the loss is taken once. If the change is
+    rounding, none of them moves the loss (that random moves of the loss cancel has probability zero); otherwise each
+    half is measured by itself. Large models are never copied: a tensor is widened when an operator reads it, and
+    groups go together whose tensors fit a share of the model's own memory.
 
     Args:
         loss: the step in float64.
@@ -46,34 +58,108 @@ class Verifier:
     def __init__(self, loss: StepLoss, state: State, fixed: State, seed: int) -> None:
         self._loss = loss
         self._generator = torch.Generator().manual_seed(seed)
-        self._point = generic_point(state, self._generator)
-        for name, tensor in state.items():
-            # A running variance stays one.
-            if name.endswith("running_var"):
-                self._point[name] = tensor.detach().double().abs() + 0.1
-        self._fixed = {
-            n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in fixed.items()
-        }
-        self._base = loss.value(self._point, self._fixed)
+        self._point = GenericPoint(state, fixed, seed)
+        self._small = sum(t.numel() for t in state.values()) <= _SMALL
+        self._bytes = sum(t.numel() * t.element_size() for t in state.values())
+        self._kept = {n: self._point.wide(n) for n in state} if self._small else {}
+        self._base = self._value({})
+
+    def measure(self, groups: Sequence[SymmetryGroup]) -> None:
+        """Set ``residual`` of each group: the largest relative change of the loss under random elements.
+
+        Groups whose common residual is that of an exact group share it: an upper bound for each. On large models so do
+        approximate groups whose common residual is allowed. Infinite where the loss is not finite, or a group cannot
+        be applied: one that fails on its own pieces is refused like one that moves the loss.
+        """
+        if not math.isfinite(self._base):
+            for group in groups:
+                group.residual = math.inf
+            return
+        for reorders in (False, True):
+            for approximate in (False, True):
+                alike = [g for g in groups if _only_reorders(g) == reorders and g.approximate == approximate]
+                for together in self._fitting(alike, reorders):
+                    self._bisect(together, reorders)
 
     def residual(self, group: SymmetryGroup) -> float:
-        """Largest relative change of the loss under random elements of ``group``.
+        """:meth:`measure` of one group."""
+        self.measure([group])
+        return group.residual
 
-        Infinite where the loss is not finite, or the group cannot be applied: a group that fails on its own pieces
-        is refused like one that moves the loss.
-        """
+    def _fitting(self, groups: Sequence[SymmetryGroup], reorders: bool) -> list[list[SymmetryGroup]]:
+        """The groups in sets whose tensors fit the memory; in each the order given."""
+        if self._small:
+            return [list(groups)] if groups else []
+        width = 1 if reorders else 2
+        limit = self._bytes * (1.0 if reorders else _SHARE)
+        sets: list[tuple[set[str], list[SymmetryGroup]]] = []
+        for group in groups:
+            for names, members in sets:
+                union = names.union(group.parameters)
+                if width * sum(self._point.bytes(n) for n in union) <= limit:
+                    names |= union
+                    members.append(group)
+                    break
+            else:
+                sets.append((set(group.parameters), [group]))
+        return [members for _, members in sets]
+
+    def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool) -> None:
+        residual = max(self._change(groups, reorders) for _ in range(_TRIALS if self._small else 1))
+        # One approximate group by itself is measured better than with others.
+        fine = _EXACT if self._small else _TOLERANCE_APPROXIMATE if groups[0].approximate else _TOLERANCE
+        if len(groups) == 1 or residual < fine:
+            for group in groups:
+                group.residual = residual
+            return
+        half = len(groups) // 2
+        self._bisect(groups[:half], reorders)
+        self._bisect(groups[half:], reorders)
+
+    def _change(self, groups: Sequence[SymmetryGroup], reorders: bool) -> float:
+        names = dict.fromkeys(name for group in groups for name in group.parameters if name in self._point)
+        # What only reorders entries is exact in the tensors' own type.
+        make = self._point.narrow if reorders else self._point.wide
+        moved = _Moved({n: make(n) for n in names}, self._point.narrow if reorders else self._wide)
         try:
-            return max(self._change(group) for _ in range(_TRIALS))
+            with torch.no_grad():
+                for group in groups:
+                    self._move_(group, moved)
+            value = self._value(moved)
         except (RuntimeError, ValueError, IndexError, KeyError):
-            _log.debug("%s %s cannot be applied", group.kind, group.name, exc_info=True)
+            _log.debug("%s cannot be applied", [f"{g.kind} {g.name}" for g in groups], exc_info=True)
             return math.inf
-
-    def _change(self, group: SymmetryGroup) -> float:
-        moved = {n: t.clone() if n in group.parameters else t for n, t in self._point.items()}
-        with torch.no_grad():
-            group.transform_(moved, self._generator, 0.5)
-        change = abs(self._loss.value(moved, self._fixed) - self._base) / max(abs(self._base), 1e-12)
+        change = abs(value - self._base) / max(abs(self._base), 1e-12)
         return change if math.isfinite(change) else math.inf
+
+    def _move_(self, group: SymmetryGroup, state: State) -> None:
+        """Apply a random element that is not the identity: every second draw is, where there are two."""
+        if not _only_reorders(group):
+            group.transform_(state, self._generator, _SCALE)
+            return
+        # it moves all its pieces or none
+        smallest = min(group.parameters, key=lambda n: state[n].numel())
+        before = state[smallest].clone()
+        for _ in range(_DRAWS):
+            group.transform_(state, self._generator, _SCALE)
+            if not torch.equal(state[smallest], before):
+                return
+
+    def _value(self, moved: State) -> float:
+        def read(name: str) -> Tensor:
+            tensor = moved.get(name)
+            if tensor is None:
+                return self._wide(name)
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        return self._loss.streamed_value(read)
+
+    def _wide(self, name: str) -> Tensor:
+        return self._kept[name] if name in self._kept else self._point.wide(name)
+
+
+def _only_reorders(group: SymmetryGroup) -> bool:
+    return isinstance(group, (Permutation, SignFlip))
 
 
 def holds(group: SymmetryGroup, residual: float) -> bool:

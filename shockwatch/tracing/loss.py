@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shockwatch.snapshot import State
+from shockwatch.tracing.streamed import StreamedGraph
 from shockwatch.tracing.trace import Trace
 
 
@@ -56,6 +58,21 @@ class StepLoss:
         """``L(state)``. ``frozen`` holds the tensors that ``state`` lacks."""
         with torch.no_grad():
             return float(self._run([state[n] for n in self.names], state, frozen))
+
+    def streamed_value(self, read: Callable[[str], Tensor]) -> float:
+        """``L`` with every tensor read by name when an operator asks for it: no second copy of the model is alive.
+
+        Args:
+            read: gives a tensor by name; it is not changed.
+        """
+
+        def own(name: str) -> Tensor:
+            return read(name).clone()
+
+        parameters = [partial(read, n) for n in self.names]
+        others = [partial(own, n) for n in self._fixed]
+        with torch.no_grad():
+            return float(StreamedGraph(self._graph).evaluate(parameters, others, self._leaves))
 
     def gradient(self, state: State, frozen: State) -> tuple[float, list[Tensor]]:
         """``L`` and its gradient, in the order of ``names``."""
