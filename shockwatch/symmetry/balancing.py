@@ -20,7 +20,7 @@ def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]
     """The groups in sets that share no piece, each in the order given."""
     sets: list[tuple[set[str], list[ContinuousGroup]]] = []
     for group in groups:
-        labels = {piece.label for piece in group.pieces}
+        labels = set(group.shared)
         together = [s for s in sets if s[0] & labels]
         sets = [s for s in sets if not s[0] & labels]
         members = [g for _, old in together for g in old]

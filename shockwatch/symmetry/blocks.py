@@ -28,7 +28,7 @@ class Block(ABC):
 
     def __init__(self, groups: Sequence[ContinuousGroup]) -> None:
         self.names = list(dict.fromkeys(name for g in groups for name in g.parameters))
-        self.labels = {piece.label for g in groups for piece in g.pieces}
+        self.labels = {label for g in groups for label in g.shared}
 
     @abstractmethod
     def adjoint(self, tangent: State) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shockwatch.errors import warn
+from shockwatch.snapshot import State
 from shockwatch.symmetry.analysis import analyse
 from shockwatch.symmetry.charges import ChargeSystem
+from shockwatch.symmetry.declared import Declared, reconcile
+from shockwatch.symmetry.generic import generic_point
 from shockwatch.symmetry.groups import FINDERS, SymmetryGroup
+from shockwatch.symmetry.groups.declared import DeclaredGroup
 from shockwatch.symmetry.naming import unique
 from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
@@ -19,13 +24,16 @@ from shockwatch.symmetry.verify import Verifier, holds
 from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
 
 
-def infer_symmetries(model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed: int = 0) -> Quotient:
+def infer_symmetries(
+    model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed: int = 0, declared: Sequence[Declared] = ()
+) -> Quotient:
     """Read the symmetry groups off the graph of one training step and verify each of them numerically.
 
     Args:
         loss_fn: ``loss_fn(model, batch) -> scalar tensor``.
         batch: any structure of tensors that ``loss_fn`` takes.
         seed: of the random elements that verification applies.
+        declared: groups stated by hand, for kernels the analysis cannot read; measured like the others.
 
     A step that cannot be traced on fake tensors (it reads values) is traced along the path of this batch. Its groups
     are then also checked on the module itself and on other batches, and one warning says so.
@@ -36,21 +44,27 @@ def infer_symmetries(model: nn.Module, loss_fn: LossFunction, batch: Any, *, see
 
     Raises:
         TraceError: if the step cannot be traced.
+        ValueError: if a declaration does not fit the model's parameters.
     """
-    return quotient_of(trace_step(model, loss_fn, batch), model, batch, seed)
+    return quotient_of(trace_step(model, loss_fn, batch), model, batch, seed, declared)
 
 
-def quotient_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Quotient:
+def quotient_of(
+    trace: Trace, model: nn.Module, batch: Any, seed: int = 0, declared: Sequence[Declared] = ()
+) -> Quotient:
     """The verified quotient of a traced step."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     analysis = analyse(trace, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     system = ChargeSystem(analysis)
     moving = {*trace.trainable, *(piece.name for piece in analysis.pieces)}
+    by_hand = [declaration.build({n: tensors[n] for n in trace.trainable}) for declaration in declared]
     state = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
     verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     kept, rejected, elsewhere = _verified(system, verifier, check)
+    kept, refused = _with_declared(by_hand, kept, verifier, check, state, seed)
+    rejected += refused
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
     notes = () if check is None else (report(trace, check, elsewhere),)
@@ -108,6 +122,35 @@ def _action(group: SymmetryGroup) -> tuple[Any, ...]:
     """All that its transformations depend on: finders make equal groups anew."""
     fields = [f.name for f in dataclasses.fields(group) if f.name not in ("name", "evidence", "residual")]
     return (type(group), *(getattr(group, name) for name in fields))
+
+
+def _with_declared(
+    by_hand: Sequence[SymmetryGroup],
+    kept: list[SymmetryGroup],
+    verifier: Verifier,
+    check: PathCheck | None,
+    state: State,
+    seed: int,
+) -> tuple[list[SymmetryGroup], list[SymmetryGroup]]:
+    """The groups ``kept`` with those declared, no direction twice; and the declared ones that were refused."""
+    refused: list[SymmetryGroup] = []
+    point = generic_point(state, torch.Generator().manual_seed(seed)) if by_hand else {}
+    for group in by_hand:
+        title = f"shockwatch: declared {group.kind} {group.name}"
+        group.residual = verifier.residual(group)
+        if not holds(group, group.residual) or (check is not None and check.split([group])[1]):
+            refused.append(group)
+            warn(f"{title} is refused: a random element changes the loss by {group.residual:.1e}.")
+            continue
+        superfluous, reason = reconcile(group, kept, point)
+        if reason is not None:
+            warn(f"{title} is not added: it {reason}.")
+            continue
+        kept = [*(g for g in kept if g not in superfluous), group]
+    for group in kept:
+        if isinstance(group, DeclaredGroup):
+            group.meet(kept)
+    return kept, refused
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

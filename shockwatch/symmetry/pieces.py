@@ -43,7 +43,9 @@ class Place:
 
 
 @dataclass(frozen=True)
-class _Narrow:
+class Narrow:
+    """A range along one dimension."""
+
     axis: int
     start: int
     length: int
@@ -55,7 +57,7 @@ class _Unflatten:
     sizes: tuple[int, ...]
 
 
-Step: TypeAlias = _Narrow | _Unflatten
+Step: TypeAlias = Narrow | _Unflatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class Piece:
     @cached_property
     def label(self) -> str:
         """The tensor's name, with the number of the segment where it is packed."""
-        cuts = [step for step in self.steps if isinstance(step, _Narrow)]
+        cuts = [step for step in self.steps if isinstance(step, Narrow)]
         return ".".join([self.name, *(f"{cut.start // max(cut.length, 1)}" for cut in cuts)])
 
     def positions(self, axis: Atom) -> list[int]:
@@ -101,7 +103,7 @@ class Piece:
         """The piece of ``state``, a view with one dimension for each atom."""
         tensor = state[self.name]
         for step in self.steps:
-            if isinstance(step, _Narrow):
+            if isinstance(step, Narrow):
                 tensor = tensor.narrow(step.axis, step.start, step.length)
             else:
                 tensor = torch.unflatten(tensor, step.axis, step.sizes)
@@ -131,7 +133,7 @@ def lay_out(name: str, trainable: bool, dims: Sequence[Place]) -> tuple[Value, l
                 children, start = [], 0
                 for segment in place.segments:
                     rest = [*columns[:position], (segment, dim), *columns[position + 1 :]]
-                    children.append(build(rest, [*steps, _Narrow(position, start, segment.size)]))
+                    children.append(build(rest, [*steps, Narrow(position, start, segment.size)]))
                     start += segment.size
                 sizes = tuple(segment.size for segment in place.segments)
                 return Blocks(dim, outer, inner, sizes, tuple(children))

@@ -51,6 +51,11 @@ class SymmetryGroup(ABC):
         """Names of the tensors it moves."""
         return tuple(dict.fromkeys(piece.name for piece in self.pieces))
 
+    @property
+    def shared(self) -> frozenset[str]:
+        """Labels of its pieces: what another group has to move to meet this one."""
+        return frozenset(piece.label for piece in self.pieces)
+
     @abstractmethod
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         """Apply a random element in place; ``scale`` is the standard deviation of its logarithm."""
