@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.indicators import ShockIndicators
 from shockwatch.shock.probe import probe as probe_point
 from shockwatch.snapshot import Observation, Snapshot, State
-from shockwatch.symmetry import Quotient, quotient_of
+from shockwatch.symmetry import Declared, Quotient, quotient_of
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.tracing import LossFunction, StepLoss, Trace, TraceError, trace_step
 
@@ -38,11 +38,23 @@ class Engine:
     snapshot, on the thread that processes it.
     """
 
-    def __init__(self, model: nn.Module, batch: Any, trace: Trace | None, horizon: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Any,
+        trace: Trace | None,
+        horizon: int,
+        seed: int,
+        *,
+        probe: bool = True,
+        declared: Sequence[Declared] = (),
+    ) -> None:
         self._model = model
         self._batch = batch
         self._trace = trace
         self._seed = seed
+        self._probes = probe
+        self._declared = declared
         self._frozen = {
             name: tensor.detach().clone()
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -74,6 +86,7 @@ class Engine:
         horizon: int,
         seed: int,
         probe: bool,
+        declared: Sequence[Declared] = (),
     ) -> Engine:
         """Trace the step on fake tensors and make the engine; a step that cannot be traced costs one warning.
 
@@ -84,6 +97,7 @@ class Engine:
             horizon: steps ahead that count as near.
             seed: of every random number drawn here.
             probe: whether curvature will be asked for.
+            declared: groups stated by hand; one that does not fit the model costs a warning.
         """
         trace = None
         if loss_fn is not None:
@@ -98,7 +112,9 @@ class Engine:
                 "the random part."
             )
             trace = None
-        engine = cls(model, batch, trace, horizon, seed)
+        engine = cls(
+            model, batch, trace, horizon, seed, probe=probe, declared=_fitting(declared, model, trace)
+        )
         if trace is not None and trace.replay is not None:
             # Such groups are checked by running the module, whose draws only this thread can undo.
             _ = engine.quotient
@@ -112,11 +128,14 @@ class Engine:
                 names = [n for n, p in self._model.named_parameters() if p.requires_grad]
                 self._quotient = Quotient((), names)
             else:
-                self._quotient = quotient_of(self._trace, self._model, self._batch, self._seed)
+                self._quotient = quotient_of(
+                    self._trace, self._model, self._batch, self._seed, self._declared
+                )
                 small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
                 self._dtype = torch.float64 if small else None
                 trace = self._trace if self._dtype is None else self._trace.in_dtype(self._dtype)
-                if self._trace.replay is None or self._trace.replay.follows_parameters:
+                replay = self._trace.replay
+                if self._probes and (replay is None or replay.follows_parameters):
                     self._loss = StepLoss(trace, self._batch)
         return self._quotient
 
@@ -222,6 +241,22 @@ class Engine:
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _fitting(declared: Sequence[Declared], model: nn.Module, trace: Trace | None) -> tuple[Declared, ...]:
+    """Those of ``declared`` that can be built on the traced parameters."""
+    if trace is None:
+        return ()
+    parameters = {n: p for n, p in model.named_parameters() if n in trace.trainable}
+    fitting = []
+    for declaration in declared:
+        try:
+            declaration.build(parameters)
+        except ValueError as error:
+            warn(f"shockwatch: declared {declaration.kind} {declaration.name} is ignored: {error}.")
+        else:
+            fitting.append(declaration)
+    return tuple(fitting)
 
 
 def _describe(quotient: Quotient, traced: bool) -> tuple[str, ...]:

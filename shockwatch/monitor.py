@@ -18,6 +18,7 @@ from shockwatch.clock import TrainingClock
 from shockwatch.errors import require_positive_int
 from shockwatch.replica import private_batch, private_copy
 from shockwatch.session import LossFunction
+from shockwatch.symmetry import Declared
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
 
 _ERROR_TIMEOUT = 30.0
@@ -48,6 +49,7 @@ class ShockMonitor:
         seed: of the analysis' own random numbers.
         writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing.
         first_step: number of the first step, for a loop that goes on from a checkpoint without our state.
+        symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
 
     Attributes:
         values: latest value of every tag.
@@ -70,8 +72,9 @@ class ShockMonitor:
         seed: int = 0,
         writer: Any | None = None,
         first_step: int = 1,
+        symmetries: Sequence[Declared] = (),
     ) -> None:
-        self._settings = session.Settings(every_n_steps, budget, horizon, probe, seed)
+        self._settings = session.Settings(every_n_steps, budget, horizon, probe, seed, symmetries)
         if not isinstance(model, nn.Module):
             raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")
         if not callable(loss_fn):

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from shockwatch.errors import require_float, require_positive_int
 from shockwatch.errors import warn as warn
 from shockwatch.replica import preserved_randomness
 from shockwatch.snapshot import Snapshot
+from shockwatch.symmetry import Declared
 from shockwatch.worker import Analysis, Result, Worker
 
 _log = logging.getLogger("shockwatch")
@@ -45,6 +46,7 @@ class Settings:
     horizon: int = 200
     probe: Probe = "auto"
     seed: int = 0
+    symmetries: Sequence[Declared] = ()
 
     def __post_init__(self) -> None:
         require_positive_int("every_n_steps", self.every_n_steps)
@@ -53,6 +55,11 @@ class Settings:
         require_probe("probe", self.probe)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r}: must be an integer >= 0")
+        listed = isinstance(self.symmetries, (list, tuple))
+        if not listed or not all(isinstance(declared, Declared) for declared in self.symmetries):
+            raise ValueError(
+                f"symmetries={self.symmetries!r}: must be a list of shockwatch.symmetry.Declared"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,13 @@ def build_engine(
     from shockwatch.engine import Engine
 
     engine: Analysis = Engine.build(
-        model, loss_fn, batch, horizon=settings.horizon, seed=settings.seed, probe=probe
+        model,
+        loss_fn,
+        batch,
+        horizon=settings.horizon,
+        seed=settings.seed,
+        probe=probe,
+        declared=settings.symmetries,
     )
     return engine
 

@@ -22,6 +22,7 @@ _SILENT = (
     "all_gather",
 )
 _FORBIDDEN = ("manual_backward", "clip_gradients", "lr_scheduler_step")
+_GOLDEN = 0.6180339887498949
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -44,23 +45,28 @@ class _Nothing:
 
 
 class _OptimizerView:
-    """The options of an optimiser (a ``training_step`` may log its learning rate); it cannot step."""
+    """The options of an optimiser (a ``training_step`` may log its learning rate); it cannot step.
 
-    def __init__(self, optimizer: Any) -> None:
+    Under manual optimisation stepping is part of the ``training_step``: there it does nothing.
+    """
+
+    def __init__(self, optimizer: Any, manual: bool) -> None:
         self.param_groups = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
-        self.step = _forbid("optimizers().step")
-        self.zero_grad = _forbid("optimizers().zero_grad")
+        self.optimizer = self
+        self.toggle_model = _Nothing()
+        self.step = _run_closure if manual else _forbid("optimizers().step")
+        self.zero_grad = _Nothing() if manual else _forbid("optimizers().zero_grad")
 
 
 class _SchedulerView:
     """The last learning rates of a scheduler; it cannot step."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, manual: bool) -> None:
         self._rates = list(getattr(scheduler, "_last_lr", []))
-        self.step = _forbid("lr_schedulers().step")
+        self.step = _Nothing() if manual else _forbid("lr_schedulers().step")
 
     def get_last_lr(self) -> list[Any]:
         return self._rates
@@ -69,7 +75,7 @@ class _SchedulerView:
 class _TrainerView:
     """The numbers a ``training_step`` may read off its trainer, frozen; it cannot act on the run."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, manual: bool) -> None:
         self.current_epoch = trainer.current_epoch
         self.global_step = trainer.global_step
         self.max_epochs = trainer.max_epochs
@@ -85,8 +91,10 @@ class _TrainerView:
         self.precision = trainer.precision
         self.callback_metrics: dict[str, Tensor] = {}
         self.logged_metrics: dict[str, Tensor] = {}
-        self.optimizers = [_OptimizerView(optimizer) for optimizer in trainer.optimizers]
-        self.schedulers = [_SchedulerView(config.scheduler) for config in trainer.lr_scheduler_configs]
+        self.optimizers = [_OptimizerView(optimizer, manual) for optimizer in trainer.optimizers]
+        self.schedulers = [
+            _SchedulerView(config.scheduler, manual) for config in trainer.lr_scheduler_configs
+        ]
         self.logger = _Nothing()
         self.loggers = [self.logger]
 
@@ -97,7 +105,7 @@ def private_module(module: LightningModule) -> nn.Module:
     ``self.log`` and the like do nothing on it, ``self.trainer``, ``self.optimizers()`` and
     ``self.lr_schedulers()`` are frozen views, and what would act on the optimisation raises.
     """
-    view = _TrainerView(module.trainer)
+    view = _TrainerView(module.trainer, not module.automatic_optimization)
     replica = private_copy(module, {id(module.trainer): view})
     for part in replica.modules():
         if isinstance(part, LightningModule):
@@ -113,21 +121,54 @@ def training_step_loss(module: LightningModule) -> Callable[[nn.Module, Any], Te
 
     The returned function raises ``RuntimeError`` if the step returns no loss.
     """
-    parameters = list(inspect.signature(module.training_step).parameters.values())
-    named = {parameter.name for parameter in parameters}
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    variadic = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters)
-    with_index = "batch_idx" in named or len(positional) >= 2 or variadic
+    step = _step(module)
 
     def loss_fn(model: nn.Module, batch: Any) -> Tensor:
-        step: Callable[..., Any] = model.training_step  # type: ignore[assignment]
-        output = step(batch, 0) if with_index else step(batch)
+        output = step(model, batch)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not isinstance(loss, Tensor):
             raise RuntimeError(f"training_step returned no loss but {type(output).__name__}; pass loss_fn=")
         return loss
 
     return loss_fn
+
+
+def manual_losses(module: LightningModule) -> Callable[[nn.Module, Any], Tensor]:
+    """A mixture of the losses that a manually optimised ``training_step`` gives to ``manual_backward``.
+
+    Weights are fixed and unequal, so that a symmetry of the mixture is one of every loss. Nobody minimises it: it
+    shows symmetries, not curvature. The optimisers do not step in between.
+
+    The returned function raises ``RuntimeError`` if there is no such loss.
+    """
+    step = _step(module)
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        losses: list[Tensor] = []
+        vars(model)["manual_backward"] = lambda loss, *args, **kwargs: losses.append(loss)
+        vars(model)["clip_gradients"] = _Nothing()
+        step(model, batch)
+        if not losses:
+            raise RuntimeError("training_step gives no loss to self.manual_backward(); pass loss_fn=")
+        weighted = [loss / (1 + _GOLDEN * number) for number, loss in enumerate(losses)]
+        return sum(weighted[1:], weighted[0])
+
+    return loss_fn
+
+
+def _step(module: LightningModule) -> Callable[[nn.Module, Any], Any]:
+    """How to call ``training_step`` of a copy of ``module`` on a batch."""
+    parameters = list(inspect.signature(module.training_step).parameters.values())
+    named = {parameter.name for parameter in parameters}
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters)
+    with_index = "batch_idx" in named or len(positional) >= 2 or variadic
+
+    def call(model: nn.Module, batch: Any) -> Any:
+        step: Callable[..., Any] = model.training_step  # type: ignore[assignment]
+        return step(batch, 0) if with_index else step(batch)
+
+    return call
 
 
 def reads_iterator(module: LightningModule) -> bool:
@@ -149,6 +190,10 @@ def _silence(part: LightningModule, view: _TrainerView) -> None:
     attributes["lr_schedulers"] = lambda: _one_or_all(view.schedulers) if view.schedulers else None
     for name in _FORBIDDEN:
         attributes[name] = _forbid(name)
+
+
+def _run_closure(closure: Callable[[], Any] | None = None, **options: Any) -> Any:
+    return None if closure is None else closure()
 
 
 def _one_or_all(views: list[Any]) -> Any:

@@ -14,13 +14,19 @@ from torch.optim import Optimizer
 from shockwatch import session
 from shockwatch.alerts import Alert, AlertManager, Rule
 from shockwatch.budget import Probe
-from shockwatch.callbacks._private_module import private_module, reads_iterator, training_step_loss
+from shockwatch.callbacks._private_module import (
+    manual_losses,
+    private_module,
+    reads_iterator,
+    training_step_loss,
+)
 from shockwatch.callbacks._publisher import Publisher
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.clock import TrainingClock
 from shockwatch.guard import never_raises
 from shockwatch.replica import private_batch
 from shockwatch.session import Session, Settings, Update
+from shockwatch.symmetry import Declared
 
 _EXCEPTION_TIMEOUT = 30.0
 _SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
@@ -44,7 +50,9 @@ class ShockWatch(Callback):
         alerts: ``"default"`` or alert rules.
         seed: of the analysis' own random numbers.
         loss_fn: ``loss_fn(module, batch) -> scalar`` for the probes; by default the module's
-            ``training_step``, run on a private copy. Required for manual optimisation.
+            ``training_step``, run on a private copy. With manual optimisation it is required for curvature: without
+            it the losses given to ``manual_backward`` show the symmetries, and no more.
+        symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -59,8 +67,9 @@ class ShockWatch(Callback):
         alerts: Literal["default"] | Sequence[Rule] = "default",
         seed: int = 0,
         loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+        symmetries: Sequence[Declared] = (),
     ) -> None:
-        self.settings = Settings(every_n_steps, budget, horizon, probe, seed)
+        self.settings = Settings(every_n_steps, budget, horizon, probe, seed, symmetries)
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r}: must be callable as loss_fn(module, batch), or None")
         self._rules = alerts
@@ -243,14 +252,22 @@ class ShockWatch(Callback):
     def _open(self, pl_module: LightningModule) -> Session:
         batch, self._batch = self._batch, None
         settings, loss_fn = self.settings, self._loss_fn
-        if loss_fn is None and pl_module.automatic_optimization and self._has_batch:
-            loss_fn = training_step_loss(pl_module)
-        if loss_fn is None:
+        probe = settings.probe != "off"
+        if loss_fn is None and not self._has_batch:
             session.warn(
-                "shockwatch: with manual optimisation (or a training_step that reads the iterator) the loss "
-                "cannot be found, and raw parameters only are watched; pass ShockWatch(loss_fn=...)."
+                "shockwatch: the loss of a training_step that reads the iterator cannot be found, and raw parameters "
+                "only are watched; pass ShockWatch(loss_fn=...)."
             )
-        probe = settings.probe != "off" and loss_fn is not None
+            probe = False
+        elif loss_fn is None and pl_module.automatic_optimization:
+            loss_fn = training_step_loss(pl_module)
+        elif loss_fn is None:
+            session.warn(
+                "shockwatch: with manual optimisation symmetries are read off the losses given to manual_backward; "
+                "what each optimiser minimises is not known, so there is no curvature: pass ShockWatch(loss_fn=...)."
+            )
+            loss_fn = manual_losses(pl_module)
+            probe = False
         return Session(
             settings,
             self._manager,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shockwatch import ShockEarlyStopping, ShockLRController, ShockMonitor, ShockWatch
 from shockwatch.errors import ShockwatchWarning
 from shockwatch.phase import PhaseState
+from shockwatch.symmetry import Declared, Side
 from tests.runs.modules import Classifier, data, fit, mlp, same, traces
 
 
@@ -142,7 +143,6 @@ def twice(
     [
         (Unnameable, r"cannot be traced: .*no loss but NoneType.*"),
         (Noisy, r"draws random numbers .*"),
-        (Manual, r"manual optimisation .*loss_fn="),
     ],
 )
 def test_a_step_that_cannot_be_probed_costs_one_warning(
@@ -168,6 +168,69 @@ def test_a_step_that_reads_its_loss_keeps_symmetries_and_curvature(caplog: pytes
     assert "along the path that one batch takes" in said[0]
     assert watch.values["shockwatch/errors"] == 0.0
     assert watch.values["quotient/norm"] < watch.values["raw/norm"]
+
+
+def test_manual_optimisation_keeps_symmetries_without_curvature(caplog: pytest.LogCaptureFixture) -> None:
+    watch, said = twice(lambda: Manual(mlp()), caplog)
+    assert len(said) == 1, said
+    assert re.search("manual optimisation .*no curvature.*loss_fn=", said[0])
+    assert watch.values["shockwatch/errors"] == 0.0
+    assert watch.values["quotient/norm"] < watch.values["raw/norm"]
+    assert "shock/lambda_min" not in watch.values
+
+
+class Adversaries(Manual):
+    """Two networks against each other, each with its optimiser."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.judge = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        writer, critic = self.optimizers()
+        real, fake = F.one_hot(batch[1], 4).to(batch[0]), self.network(batch[0]).softmax(-1)
+        self.toggle_optimizer(critic)
+        loss = F.softplus(self.judge(fake.detach())).mean() + F.softplus(-self.judge(real)).mean()
+        self.log("critic", loss)
+        critic.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(critic, gradient_clip_val=1.0)
+        critic.step()
+        self.untoggle_optimizer(critic)
+        loss = F.softplus(-self.judge(fake)).mean()
+        self.log_dict({"writer": loss, "fooled": (self.judge(fake) > 0).float().mean()})
+        writer.zero_grad()
+        self.manual_backward(loss)
+        writer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (self.network, self.judge)]
+
+
+def test_two_optimisers(caplog: pytest.LogCaptureFixture) -> None:
+    watch, said = twice(lambda: Adversaries(mlp()), caplog)
+    assert len(said) == 1, said
+    assert watch.values["shockwatch/errors"] == 0.0
+    # the hidden units of both networks: balancing them is what the quotient does
+    assert {"raw/imbalance/network.0-3", "raw/imbalance/judge.0-2"} <= watch.values.keys()
+
+
+def test_declared_symmetries_reach_the_analysis(caplog: pytest.LogCaptureFixture) -> None:
+    pl.seed_everything(0, verbose=False)
+    good = Declared(
+        "positive scaling",
+        [Side("network.0.weight"), Side("network.0.bias"), Side("network.3.weight", 1, -1)],
+    )
+    ghost = Declared("permutation", [Side("network.9.weight")])
+    watch = ShockWatch(every_n_steps=2, probe="off", symmetries=[good, ghost])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Classifier(mlp()), data("mlp"), watch, max_epochs=1)
+    said = heard(caught, caplog)
+    assert len(said) == 2, said
+    assert "network.9.weight is ignored: parameter='network.9.weight'" in said[0]
+    assert "is not added: it lies inside network.0-3" in said[1]
+    assert watch.values["shockwatch/errors"] == 0.0
 
 
 def test_a_model_without_symmetries_is_watched_in_silence(caplog: pytest.LogCaptureFixture) -> None:
