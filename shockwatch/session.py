@@ -60,6 +60,7 @@ class Settings:
             raise ValueError(
                 f"symmetries={self.symmetries!r}: must be a list of shockwatch.symmetry.Declared"
             )
+        object.__setattr__(self, "symmetries", tuple(self.symmetries))
 
 
 @dataclass(frozen=True)
