@@ -122,14 +122,18 @@ class Engine:
 
     @property
     def quotient(self) -> Quotient:
-        """The quotient the run is watched on; built at the first call."""
+        """The quotient the run is watched on; built at the first call, from the live parameters."""
+        return self._inferred(None)
+
+    def _inferred(self, state: State | None) -> Quotient:
+        """The quotient; measured at ``state``, which stays while training goes on, where there is one."""
         if self._quotient is None:
             if self._trace is None:
                 names = [n for n, p in self._model.named_parameters() if p.requires_grad]
                 self._quotient = Quotient((), names)
             else:
                 self._quotient = quotient_of(
-                    self._trace, self._model, self._batch, self._seed, self._declared
+                    self._trace, self._model, self._batch, self._seed, self._declared, state
                 )
                 small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
                 self._dtype = torch.float64 if small else None
@@ -141,7 +145,9 @@ class Engine:
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too."""
-        quotient = self.quotient
+        quotient = self._quotient
+        if quotient is None:
+            quotient = self._inferred({n: t.to(self._device) for n, t in snapshot.state.items()})
         notes = () if self._described else _describe(quotient, self._trace is not None)
         self._described = True
         values: dict[str, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,20 +50,30 @@ def infer_symmetries(
 
 
 def quotient_of(
-    trace: Trace, model: nn.Module, batch: Any, seed: int = 0, declared: Sequence[Declared] = ()
+    trace: Trace,
+    model: nn.Module,
+    batch: Any,
+    seed: int = 0,
+    declared: Sequence[Declared] = (),
+    state: Mapping[str, Tensor] | None = None,
 ) -> Quotient:
-    """The verified quotient of a traced step."""
+    """The verified quotient of a traced step.
+
+    Args:
+        state: stands in for the model's own tensors, which another thread may be training meanwhile.
+    """
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors.update({name: tensor for name, tensor in (state or {}).items() if name in tensors})
     analysis = analyse(trace, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     system = ChargeSystem(analysis)
     moving = {*trace.trainable, *(piece.name for piece in analysis.pieces)}
     by_hand = [declaration.build({n: tensors[n] for n in trace.trainable}) for declaration in declared]
-    state = {name: tensor for name, tensor in tensors.items() if name in moving}
+    acting = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
-    verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), state, fixed, seed)
+    verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), acting, fixed, seed)
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     kept, rejected, elsewhere = _verified(system, verifier, check)
-    kept, refused = _with_declared(by_hand, kept, verifier, check, state, seed)
+    kept, refused = _with_declared(by_hand, kept, verifier, check, acting, seed)
     rejected += refused
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
