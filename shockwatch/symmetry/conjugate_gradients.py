@@ -22,17 +22,19 @@ def conjugate_gradients(
     right: Parts,
     precondition: Callable[[Parts], Parts],
     tolerance: float,
+    floor: float = 0.0,
 ) -> Parts:
     """``x`` with ``A x = right`` for a positive semi-definite ``A``, ``right`` in its range.
 
-    Ends when the preconditioned residual has fallen to ``tolerance`` of its first size.
+    Ends when the preconditioned residual has fallen to ``tolerance`` of its first size, or to ``floor``: what is
+    rounding need not be solved for, and where ``A`` is singular it need not lie in its range.
     """
     residual = right
     step = precondition(residual)
     solution = [torch.zeros_like(s) for s in step]
     direction = step
     energy = dot(residual, step)
-    target = tolerance**2 * energy
+    target = max(tolerance**2 * energy, floor**2)
     for _ in range(_MOST_STEPS):
         if not energy > target:
             break

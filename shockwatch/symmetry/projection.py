@@ -27,7 +27,7 @@ class HorizontalProjector:
     Args:
         components: groups in sets that share no piece.
         state: the point; must not change while the projector is in use.
-        tolerance: relative accuracy; default: that of the state's type.
+        tolerance: accuracy relative to the tangent; default: that of the state's type.
         factorise: whether to factorise Gram matrices (pays after a few products).
     """
 
@@ -112,7 +112,12 @@ class _Coupled:
         adjoint = self._adjoint(tangent)
         if len(self._blocks) == 1:
             return [self._blocks[0].solve(adjoint[0])], adjoint
-        return conjugate_gradients(self._product, adjoint, self._precondition, self._tolerance), adjoint
+        # with exact blocks the preconditioned residual is about the norm of what is left of the vertical part
+        size = math.sqrt(sum(square_norm(tangent[name]) for name in self.names if name in tangent))
+        floor = self._tolerance * size
+        return conjugate_gradients(
+            self._product, adjoint, self._precondition, self._tolerance, floor
+        ), adjoint
 
 
 def _orthogonal(blocks: Sequence[Block], state: State, tolerance: float) -> list[list[Block]]:

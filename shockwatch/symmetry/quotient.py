@@ -155,7 +155,7 @@ class Quotient:
         """The horizontal projection at ``state``, for many tangents.
 
         Args:
-            tolerance: relative accuracy; default: that of the type.
+            tolerance: accuracy relative to the tangent; default: that of the type.
             often: whether it pays to factorise first.
         """
         point = {name: tensor.detach() for name, tensor in state.items()}

@@ -78,7 +78,8 @@ class Verifier:
         for reorders in (False, True):
             for approximate in (False, True):
                 alike = [g for g in groups if _only_reorders(g) == reorders and g.approximate == approximate]
-                for together in self._fitting(alike, reorders):
+                alone = approximate and self._small
+                for together in [[g] for g in alike] if alone else self._fitting(alike, reorders):
                     self._bisect(together, reorders)
 
     def residual(self, group: SymmetryGroup) -> float:
@@ -106,7 +107,6 @@ class Verifier:
 
     def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool) -> None:
         residual = max(self._change(groups, reorders) for _ in range(_TRIALS if self._small else 1))
-        # One approximate group by itself is measured better than with others.
         fine = _EXACT if self._small else _TOLERANCE_APPROXIMATE if groups[0].approximate else _TOLERANCE
         if len(groups) == 1 or residual < fine:
             for group in groups:
