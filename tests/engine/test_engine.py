@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from shockwatch.capture import named_state
 from shockwatch.engine import Engine
 from shockwatch.replica import private_copy
 from shockwatch.snapshot import Snapshot
+from shockwatch.tracing import StepLoss
 from tests.symmetry.cases import BY_NAME
 
 
-def test_groups_are_measured_on_the_snapshot_not_on_the_live_parameters() -> None:
-    """Training moves the live tensors while the worker measures; here it has ruined them already."""
+def test_groups_are_measured_on_the_snapshot_not_on_the_live_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training moves the live tensors between one measurement and the next."""
     case = BY_NAME["mlp"]
     live = case.model()
     engine = Engine.build(private_copy(live), case.loss, case.data(), horizon=200, seed=0, probe=False)
     state = {name: tensor.detach().clone() for name, tensor in named_state(live).items()}
-    with torch.no_grad():
-        for parameter in live.parameters():
-            parameter.fill_(torch.nan)
+    measure = StepLoss.streamed_value
+
+    def train_and_measure(self: StepLoss, *args: Any) -> float:
+        with torch.no_grad():
+            for parameter in live.parameters():
+                parameter.add_(0.01)
+        return measure(self, *args)
+
+    monkeypatch.setattr(StepLoss, "streamed_value", train_and_measure)
     engine.process(Snapshot(1, state, 0.1, 0.1, 0.1, 1.0), probe=False)
     assert engine.quotient.dim == sum(case.dims.values())
