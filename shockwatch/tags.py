@@ -40,6 +40,10 @@ TAGS: dict[str, Tag] = {
     "quotient/distance_from_start": Tag(
         "Straight distance between the network now and at the start.", "parameter units"
     ),
+    "quotient/measure_speed": Tag(
+        "How fast the distribution of hidden units moves, whatever their order (Wasserstein-2).",
+        "parameter units per step",
+    ),
     "raw/norm": Tag("Euclidean norm of the parameters as stored; depends on the gauge.", "parameter units"),
     "raw/speed": Tag(
         "How fast the stored parameters move; depends on the gauge.", "parameter units per training time"

@@ -8,7 +8,7 @@ import pytest
 from shockwatch.tags import PATTERNS, TAGS, describe, known_tag, require_known_tag
 
 CONTRACT = {
-    "quotient": "norm speed path_length viscosity distance_from_start",
+    "quotient": "norm speed path_length viscosity distance_from_start measure_speed",
     "raw": "norm speed drift",
     "shock": "lambda_min lambda_max lr_lambda_max time steps proximity rate reynolds strength arrival_steps "
     "arrival_error gradient_field local_entropy_gap",

@@ -9,10 +9,26 @@ from collections.abc import Callable
 
 from shockwatch.observables.base import Observable, Point
 from shockwatch.observables.blocks import BlockInvariants
+from shockwatch.observables.measure import MeasureMotion
 from shockwatch.observables.path import QuotientPath
 from shockwatch.observables.raw import RawMotion
 from shockwatch.observables.viscosity import Viscosity
 
-OBSERVABLES: list[Callable[[], Observable]] = [QuotientPath, RawMotion, Viscosity, BlockInvariants]
+OBSERVABLES: list[Callable[[], Observable]] = [
+    QuotientPath,
+    RawMotion,
+    Viscosity,
+    BlockInvariants,
+    MeasureMotion,
+]
 
-__all__ = ["OBSERVABLES", "BlockInvariants", "Observable", "Point", "QuotientPath", "RawMotion", "Viscosity"]
+__all__ = [
+    "OBSERVABLES",
+    "BlockInvariants",
+    "MeasureMotion",
+    "Observable",
+    "Point",
+    "QuotientPath",
+    "RawMotion",
+    "Viscosity",
+]
