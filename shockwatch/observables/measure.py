@@ -8,8 +8,8 @@ from shockwatch.observables.base import Observable, Point
 from shockwatch.symmetry.groups import Permutation
 from shockwatch.symmetry.measure import unit_measure, wasserstein
 
-# Most units of a layer: an assignment takes O(N^3), about 0.05 s here. Wider layers are left out.
-_MOST_UNITS = 512
+# Most units of a layer: an assignment takes O(N^3), about 0.04 s here. Wider layers are left out.
+_MOST_UNITS = 256
 
 
 class MeasureMotion(Observable):

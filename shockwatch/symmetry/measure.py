@@ -20,7 +20,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.groups import Permutation
 
 LIMIT = 1024
-"""Most units of an assignment: it takes O(N^3) time, about 0.2 s here."""
+"""Most units of an assignment: it takes O(N^3) time, about 3 s here."""
 
 TRANSPORT_LIMIT = 128
 """Most units on a side where sizes or weights differ: the transport plan is a linear program in N M unknowns."""
