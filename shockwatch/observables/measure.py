@@ -16,8 +16,8 @@ class MeasureMotion(Observable):
     """``quotient/measure_speed``: Wasserstein-2 between the measures of two snapshots, per step.
 
     Over several hidden axes: the root of the sum of squares. It never exceeds what ``quotient/speed`` says of the same
-    weights, divided by the root of the number of units, and stays below where units trade places. There is no such
-    tag where no hidden axis has one order.
+    weights, divided by the root of the number of units, and stays below where units trade places. NaN where
+    no hidden axis has one order.
     """
 
     def compute(self, point: Point, previous: Point | None) -> dict[str, float]:
@@ -26,9 +26,7 @@ class MeasureMotion(Observable):
             for group in point.quotient.groups
             if isinstance(group, Permutation) and not group.batch and 1 < group.units.size <= _MOST_UNITS
         ]
-        if not groups:
-            return {}
-        if previous is None:
+        if previous is None or not groups:
             return {"quotient/measure_speed": math.nan}
         squares = [
             wasserstein(unit_measure(g, point.canonical), unit_measure(g, previous.canonical)) ** 2

@@ -15,7 +15,7 @@ from shockwatch.tags import TAGS, known_tag
 from tests.runs.modules import build, data
 
 # A path of three snapshots has a viscosity; what needs an unstable direction may be missing in a short run.
-NEEDS_PATH = {"quotient/speed", "raw/speed", "raw/drift", "quotient/viscosity"}
+NEEDS_PATH = {"quotient/speed", "quotient/measure_speed", "raw/speed", "raw/drift", "quotient/viscosity"}
 MAY_BE_MISSING = {"shock/arrival_steps", "shock/arrival_error", "shock/steps", "shock/time"}
 BLOCKS = {"transformer": 2, "mlp": 0, "cnn": 0}
 

@@ -118,12 +118,13 @@ def test_speed_of_the_measure_is_gauge_invariant() -> None:
     assert 0 < 5 * plain <= math.sqrt(squares) * (1 + 1e-9)
 
 
-def test_no_hidden_axis_no_tag() -> None:
+def test_no_hidden_axis_no_number() -> None:
     model = nn.Linear(6, 4).double()
     case = BY_NAME["mlp"]
     quotient = infer_symmetries(model, case.loss, case.data())
     state = state_of(model)
-    assert MeasureMotion().compute(Point(0, 0.0, state, state, quotient), None) == {}
+    points = [Point(step, 0.0, state, state, quotient) for step in (0, 1)]
+    assert math.isnan(MeasureMotion().compute(points[1], points[0])["quotient/measure_speed"])
 
 
 @pytest.mark.parametrize(
