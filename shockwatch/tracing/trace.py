@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,7 +157,7 @@ def _traced(step: PrivateStep, batch: Any, fake: bool) -> Trace:
         [twin(step.tensors[n], False) for n in fixed],
         [twin(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
     )
-    with undisturbed():
+    with undisturbed(), _plain_kernels():
         graph = make_fx(
             run,
             decomposition_table(),
@@ -164,9 +166,21 @@ def _traced(step: PrivateStep, batch: Any, fake: bool) -> Trace:
             _error_on_data_dependent_ops=fake,
         )(*inputs)
     _remove_dead(graph)
+    _detach_constants(graph)
     names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     draws = any(word in name for name in names for word in _RANDOM)
     return Trace(graph, trainable, fixed, spec, draws, None)
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without oneDNN, whose fused recurrent layers know no double precision. Global: for the main thread only."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 def _remove_dead(graph: GraphModule) -> None:
@@ -177,6 +191,16 @@ def _remove_dead(graph: GraphModule) -> None:
         if node.op == "call_function" and pure and not node.users:
             graph.graph.erase_node(node)
     graph.recompile()
+
+
+def _detach_constants(graph: GraphModule) -> None:
+    """A tensor the module kept from an earlier step (a hidden state) is a number here, without its history."""
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            constant = getattr(graph.get_submodule(owner), name)
+            if isinstance(constant, Tensor) and constant.grad_fn is not None:
+                setattr(graph.get_submodule(owner), name, constant.detach())
 
 
 def follows_parameters(trace: Trace, step: PrivateStep, batch: Any) -> bool:
