@@ -15,6 +15,8 @@ from shockwatch.observables import OBSERVABLES, Point
 from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.indicators import ShockIndicators
 from shockwatch.shock.probe import probe as probe_point
+from shockwatch.shock.residual import burgers_residual
+from shockwatch.shock.trajectory import TrajectoryForecaster
 from shockwatch.snapshot import Observation, Snapshot, State
 from shockwatch.symmetry import Declared, Quotient, quotient_of
 from shockwatch.symmetry.order import UnitOrder
@@ -67,6 +69,7 @@ class Engine:
         self._loss: StepLoss | None = None
         self._observables = [make() for make in OBSERVABLES]
         self._shock = ShockIndicators(horizon)
+        self._trajectory = TrajectoryForecaster()
         self._phase = PhaseIndicators()
         self._generator = torch.Generator().manual_seed(seed)
         # The first canonical point has its units in order of size, later snapshots in that of the model.
@@ -156,6 +159,7 @@ class Engine:
             point = self._point(quotient, snapshot)
             for observable in self._observables:
                 values.update(observable.compute(point, self._previous))
+            values["shock/trajectory_steps"] = self._trajectory_steps(point, values["quotient/speed"])
             if probe and self._loss is not None:
                 shock, news = self._probe(point, snapshot, values.get("quotient/viscosity", math.nan))
                 values.update(shock)
@@ -203,10 +207,22 @@ class Engine:
             time_per_step=snapshot.time_per_step,
             viscosity=viscosity,
             displacement_alignment=self._alignment(point),
+            residual=burgers_residual(reduced, seen, viscosity, self._generator),
         )
         values["shock/lr_lambda_max"] = snapshot.learning_rate * seen.lambda_max
         self._gradient = (reduced.gradient().cpu(), point.canonical)
         return values, notes
+
+    def _trajectory_steps(self, point: Point, speed: float) -> float:
+        """Steps to the next transition by the path alone; ``speed`` is in parameter units per step."""
+        if self._previous is None:
+            return math.nan
+        steps = point.step - self._previous.step
+        before = self._previous.training_time
+        remaining, _ = self._trajectory.update(
+            training_time=point.training_time, before=before, moved=speed * steps
+        )
+        return remaining * steps / (point.training_time - before) if math.isfinite(remaining) else math.nan
 
     def _alignment(self, point: Point) -> float:
         """Cosine between the displacement since the last probe and the descent direction there."""
@@ -222,6 +238,7 @@ class Engine:
         return {
             "observables": {type(o).__name__: o.state_dict() for o in self._observables},
             "shock": self._shock.state_dict(),
+            "trajectory": self._trajectory.state_dict(),
             "phase": self._phase.state_dict(),
             "canonical": None if self._previous is None else dict(self._previous.canonical),
             "raw": None if self._previous is None else dict(self._previous.raw),
@@ -236,6 +253,7 @@ class Engine:
             if own is not None:
                 observable.load_state_dict(own)
         self._shock.load_state_dict(state["shock"])
+        self._trajectory.load_state_dict(state["trajectory"])
         self._phase.load_state_dict(state["phase"])
         self._generator.set_state(state["generator"])
         if state["canonical"] is not None:

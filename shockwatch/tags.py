@@ -69,6 +69,18 @@ TAGS: dict[str, Tag] = {
     "shock/strength": Tag("Jump of the coarse-grained slope across the shock.", "loss per parameter unit"),
     "shock/arrival_steps": Tag("Forecast of the steps left until the next transition.", "steps"),
     "shock/arrival_error": Tag("Half width of the interval of that forecast.", "steps"),
+    "shock/trajectory_steps": Tag(
+        "Forecast of the steps left, from the path alone: where its speed would blow up.", "steps"
+    ),
+    "shock/basin_gap": Tag(
+        "Difference of the two lowest basins that compete on the unstable slice; 0: they tie, a shock.",
+        "loss",
+    ),
+    "shock/burgers_residual": Tag(
+        "Share of what moves the slope on the unstable slice that the 1-D Burgers equation leaves out; "
+        "0: it holds, 1: not at all.",
+        "1",
+    ),
     "shock/gradient_field": Tag(
         "Alignment of the motion with the gradient, 1 where training follows it.", "1"
     ),

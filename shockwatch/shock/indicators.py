@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from shockwatch.curvature.spectral_measure import local_entropy_gap
 from shockwatch.errors import require_positive_int
 from shockwatch.shock.arrival import ArrivalForecaster, Forecast
-from shockwatch.shock.hopf_lax import strength
+from shockwatch.shock.hopf_lax import strength, tie_gap
+from shockwatch.shock.local_entropy import laplace
 from shockwatch.shock.probe import Probe
 
 _LARGEST_PROXIMITY = 10.0  # keeps a controller that divides by it, and the axis of a plot, in range
@@ -41,6 +41,7 @@ class ShockIndicators:
         time_per_step: float,
         viscosity: float,
         displacement_alignment: float = math.nan,
+        residual: float = math.nan,
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Scalars by tag, and notes: one plain sentence each, given when it changes.
 
@@ -52,6 +53,7 @@ class ShockIndicators:
                 steps are NaN and proximity is 0.
             viscosity: ``nu`` (theory.md 4), in units of the loss; NaN if unknown.
             displacement_alignment: cosine between horizontal displacement and descent; passed through.
+            residual: `burgers_residual` at the point; passed through.
         """
         forecast = self._forecaster.update(probe, step=step, training_time=training_time)
         clocked = 0.0 < time_per_step < math.inf
@@ -59,9 +61,10 @@ class ShockIndicators:
         breakdown = -1.0 / probe.lambda_min if probe.lambda_min < 0.0 else math.inf
         measure = probe.gradient_measure
         averaging = min(self._horizon * time_per_step if clocked else math.inf, 0.5 * breakdown)
-        gap = math.nan
-        if measure is not None:
-            gap = local_entropy_gap(measure, probe.noise_measure, averaging, viscosity)
+        gap, why = math.nan, "the viscosity or the time to average over is not known"
+        if measure is not None and viscosity >= 0.0 and math.isfinite(averaging):
+            entropy = laplace(measure, (probe.noise_measure,), averaging, viscosity)
+            gap, why = entropy.gap, entropy.reason
         values = {
             "shock/lambda_min": probe.lambda_min,
             "shock/lambda_max": probe.lambda_max,
@@ -71,6 +74,8 @@ class ShockIndicators:
             "shock/rate": measure.rate if measure is not None else math.nan,
             "shock/reynolds": _reynolds(probe, viscosity),
             "shock/strength": _strength(probe),
+            "shock/basin_gap": _basin_gap(probe),
+            "shock/burgers_residual": residual,
             "shock/arrival_steps": forecast.remaining * steps,
             "shock/arrival_error": forecast.error * steps,
             "shock/gradient_field": displacement_alignment,
@@ -81,6 +86,7 @@ class ShockIndicators:
             "shock/steps": ""
             if clocked
             else "the learning rate does not set the clock, so steps are unknown",
+            "shock/local_entropy_gap": why,
             "shock/reynolds": "" if viscosity > 0.0 else "the viscosity is not known, or zero",
         }
         return values, self._news(reasons)
@@ -118,6 +124,13 @@ def _reynolds(probe: Probe, viscosity: float) -> float:
     if not viscosity > 0.0:
         return math.nan
     return probe.gradient_norm**2 / (-probe.lambda_min * viscosity) if probe.unstable else 0.0
+
+
+def _basin_gap(probe: Probe) -> float:
+    """Gap of the two lowest basins on the unstable slice, at the same time as the strength."""
+    if probe.slice is None:
+        return math.nan
+    return tie_gap(probe.slice.positions, probe.slice.losses, -2.0 / probe.slice.curvature)
 
 
 def _strength(probe: Probe) -> float:

@@ -10,7 +10,7 @@ from shockwatch.shock.probe import Probe, probe
 from tests.shock.reduced_cases import TorchReducedLoss, deep_linear
 
 NAMES = """lambda_min lambda_max time steps proximity rate reynolds strength arrival_steps arrival_error
-    gradient_field local_entropy_gap"""
+    gradient_field local_entropy_gap basin_gap burgers_residual"""
 TAGS = {f"shock/{name}" for name in NAMES.split()}
 
 
@@ -38,7 +38,7 @@ def bowl() -> Probe:
 
 
 def test_saddle(saddle):
-    values, notes = update(ShockIndicators(50), saddle, displacement_alignment=0.7)
+    values, notes = update(ShockIndicators(50), saddle, displacement_alignment=0.7, residual=0.2)
     assert set(values) == TAGS
     curvature, slope = -2 + 3e-4, -0.02 + 1e-6
     squared = slope**2 + 0.02**2
@@ -49,6 +49,7 @@ def test_saddle(saddle):
     assert values["shock/rate"] == pytest.approx((curvature * slope**2 + 0.02**2) / squared)
     assert values["shock/reynolds"] == pytest.approx(squared / (-curvature * 0.01))
     assert values["shock/gradient_field"] == 0.7
+    assert values["shock/burgers_residual"] == 0.2
     exact = math.log((2 / 0.01**2 - 1) / 2) / 4  # x' = 2 x - x^3, steepest at x^2 = 2 / 3
     assert values["shock/arrival_steps"] == pytest.approx(exact / 0.1, rel=0.01)
     assert values["shock/proximity"] == 0.0  # one probe is no evidence
@@ -64,7 +65,9 @@ def test_saddle(saddle):
 def test_strength_of_the_saddle(saddle):
     """At tau = 1 the minimisers from the ridge of ``-x^2 + x^4 / 4`` are +-1: ``y^2 = 2 - 1 / tau``; jump 2 y / tau."""
     values, _ = update(ShockIndicators(50), saddle)
-    assert values["shock/strength"] == pytest.approx(2.0, rel=0.1)  # 33 grid points
+    assert values["shock/strength"] == pytest.approx(2.0, rel=0.02)
+    # from x = 0.01 the basins differ by 2 x y / tau = 0.02 to first order in x
+    assert values["shock/basin_gap"] == pytest.approx(0.02, rel=0.02)
 
 
 def test_convex(bowl):
@@ -72,8 +75,8 @@ def test_convex(bowl):
     assert values["shock/time"] == values["shock/steps"] == math.inf
     assert values["shock/proximity"] == values["shock/strength"] == values["shock/reynolds"] == 0.0
     assert math.isnan(values["shock/arrival_steps"])
-    assert math.isnan(values["shock/arrival_error"])
-    assert math.isnan(values["shock/gradient_field"])
+    for tag in ("arrival_error", "gradient_field", "basin_gap", "burgers_residual"):
+        assert math.isnan(values["shock/" + tag])
     assert values["shock/rate"] == pytest.approx((1 + 27 * 4) / (1 + 36), rel=1e-6)
     assert any("no direction is unstable" in note for note in notes)
 
@@ -102,9 +105,8 @@ def test_notes_only_when_they_change(bowl):
     assert update(indicators, bowl)[1]
     assert update(indicators, bowl, step=1, training_time=0.1)[1] == ()
     _, notes = update(indicators, bowl, step=2, training_time=0.2, viscosity=math.nan)
-    assert len(notes) == 1
-    assert "viscosity" in notes[0]
-    assert notes[0].endswith(".")
+    assert [note.split(":")[0] for note in notes] == ["shock/local_entropy_gap", "shock/reynolds"]
+    assert all("viscosity" in note and note.endswith(".") for note in notes)
 
 
 def test_state_survives_a_checkpoint(tmp_path):
