@@ -11,7 +11,7 @@ CONTRACT = {
     "quotient": "norm speed path_length viscosity distance_from_start measure_speed",
     "raw": "norm speed drift",
     "shock": "lambda_min lambda_max lr_lambda_max time steps proximity rate reynolds strength arrival_steps "
-    "arrival_error trajectory_steps gradient_field local_entropy_gap basin_gap burgers_residual",
+    "arrival_error forecast_score trajectory_steps gradient_field local_entropy_gap basin_gap burgers_residual",
     "phase": "changepoint variance autocorrelation trend state",
     "shockwatch": "lag_steps dropped worker_seconds overhead errors lr_factor",
 }

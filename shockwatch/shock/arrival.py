@@ -50,7 +50,8 @@ class Forecast:
 
     Attributes:
         remaining: NaN where there is none to forecast.
-        error: one standard deviation, in training time; NaN with ``remaining``.
+        error: half width of an 80 % interval, in training time; NaN with ``remaining``. Measured, not fitted: see
+            ``examples/benchmarks/forecast.py``.
         evidence: in [0, 1]; how far an alert may rest on it.
         reason: one plain sentence where ``remaining`` is NaN or rests on little, else empty.
     """

@@ -10,6 +10,7 @@ from shockwatch.shock.arrival import ArrivalForecaster, Forecast
 from shockwatch.shock.hopf_lax import strength, tie_gap
 from shockwatch.shock.local_entropy import laplace
 from shockwatch.shock.probe import Probe
+from shockwatch.shock.score import ForecastScore
 
 _LARGEST_PROXIMITY = 10.0  # keeps a controller that divides by it, and the axis of a plot, in range
 
@@ -30,6 +31,7 @@ class ShockIndicators:
     def __init__(self, horizon: int) -> None:
         self._horizon = require_positive_int("horizon", horizon)
         self._forecaster = ArrivalForecaster()
+        self._score = ForecastScore()
         self._said: dict[str, str] = {}
 
     def update(
@@ -56,6 +58,9 @@ class ShockIndicators:
             residual: `burgers_residual` at the point; passed through.
         """
         forecast = self._forecaster.update(probe, step=step, training_time=training_time)
+        self._score.update(
+            training_time=training_time, gradient_norm=probe.gradient_norm, remaining=forecast.remaining
+        )
         clocked = 0.0 < time_per_step < math.inf
         steps = 1.0 / time_per_step if clocked else math.nan
         breakdown = -1.0 / probe.lambda_min if probe.lambda_min < 0.0 else math.inf
@@ -78,6 +83,7 @@ class ShockIndicators:
             "shock/burgers_residual": residual,
             "shock/arrival_steps": forecast.remaining * steps,
             "shock/arrival_error": forecast.error * steps,
+            "shock/forecast_score": self._score.value,
             "shock/gradient_field": displacement_alignment,
             "shock/local_entropy_gap": gap,
         }
@@ -104,7 +110,11 @@ class ShockIndicators:
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers and strings, for a checkpoint."""
-        return {"forecaster": self._forecaster.state_dict(), "said": dict(self._said)}
+        return {
+            "forecaster": self._forecaster.state_dict(),
+            "score": self._score.state_dict(),
+            "said": dict(self._said),
+        }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` gave.
@@ -112,10 +122,11 @@ class ShockIndicators:
         Raises:
             ValueError: if ``state`` is not such a mapping.
         """
-        forecaster, said = state.get("forecaster"), state.get("said")
-        if not isinstance(forecaster, Mapping) or not isinstance(said, Mapping):
-            raise ValueError(f"state={dict(state)!r}: needs mappings 'forecaster' and 'said'")
+        forecaster, score, said = (state.get(key) for key in ("forecaster", "score", "said"))
+        if not (isinstance(forecaster, Mapping) and isinstance(score, Mapping) and isinstance(said, Mapping)):
+            raise ValueError(f"state={dict(state)!r}: needs mappings 'forecaster', 'score' and 'said'")
         self._forecaster.load_state_dict(forecaster)
+        self._score.load_state_dict(score)
         self._said = {str(tag): str(why) for tag, why in said.items()}
 
 

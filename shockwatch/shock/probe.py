@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ _NOISE_PRODUCTS = 8
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
 
 _HEAVY = 0.05  # share of |g|^2 from which a direction is worth a slice of its own
+_ONE_MODE = 0.95  # cosine from which the unstable modes together are one of them
+_LEADING = 0.5  # share of |g|^2 that they must carry: a mixture of small remnants names no transition
 _VISIBLE_DROP = 0.05  # share of the loss
 
 WarmStart = tuple[Tensor, ...]
@@ -174,13 +177,14 @@ def _earliest(candidates: list[_Candidate]) -> _Candidate:
 def _candidates(
     gradient: Tensor, measure: SpectralMeasure, ends: ExtremeEigenvalues, loss: float
 ) -> list[tuple[Tensor, float]]:
-    """Unstable Ritz directions that may bring the next transition, with their curvature; one or two.
+    """Unstable Ritz directions that may bring the next transition, with their curvature; one to three.
 
     First the one whose growth ``s' = |lambda| s + |g|`` reaches a drop of the order of the loss soonest: the
     lowest eigenvalue need not win, as a symmetry that is not divided out, or a mode that is already
     half-way, leaves the gradient on a milder direction that arrives much earlier. Then the one with most of
     the gradient: close to its steepest point a mode has little curvature left, and the growth law above puts
-    it too late.
+    it too late. Last, where several modes grow side by side (the units of a ReLU network), the direction they take
+    together.
     """
 
     def arrival(curvature: float, slope: float) -> float:
@@ -201,4 +205,24 @@ def _candidates(
     heavy = resolved and measure.weights[heaviest] > _HEAVY * measure.total
     if heavy and (heaviest != first or chosen is lowest):
         chosen = [*chosen, (measure.vector(heaviest), float(measure.nodes[heaviest]))]
+    together = _growth(measure, min(times)) if measure.unstable_share > _LEADING else None
+    if together is not None and abs(float(together[0] @ chosen[0][0])) < _ONE_MODE:
+        chosen = [*chosen, together]
     return chosen
+
+
+def _growth(measure: SpectralMeasure, time: float) -> tuple[Tensor, float] | None:
+    """Direction of the displacement after ``time`` that all unstable modes make together, and its curvature.
+
+    By linear response mode ``i`` goes as far as ``<g, u_i> (e^(|lambda_i| t) - 1) / |lambda_i|``.
+    """
+    if not 0.0 < time < math.inf:
+        return None
+    negative = measure.nodes < 0.0
+    rates = -measure.nodes[negative]
+    sizes = np.sqrt(measure.weights[negative]) * np.exp(rates * time - rates.max() * time)
+    sizes *= -np.expm1(-rates * time) / rates
+    shares = sizes**2 / float(sizes @ sizes)
+    coordinates = measure.krylov.ritz()[1][:, negative]
+    signs = np.where(coordinates[0] >= 0.0, 1.0, -1.0)
+    return measure.krylov.vector(coordinates @ (signs * sizes)), -float(shares @ rates)

@@ -10,7 +10,7 @@ from shockwatch.shock.probe import Probe, probe
 from tests.shock.reduced_cases import TorchReducedLoss, deep_linear
 
 NAMES = """lambda_min lambda_max time steps proximity rate reynolds strength arrival_steps arrival_error
-    gradient_field local_entropy_gap basin_gap burgers_residual"""
+    gradient_field local_entropy_gap forecast_score basin_gap burgers_residual"""
 TAGS = {f"shock/{name}" for name in NAMES.split()}
 
 
