@@ -33,9 +33,20 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image for the log: PNG data, width and height in pixels."""
+
+    tag: str
+    png: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Observation:
-    """The scalars computed from one snapshot, by tag, and what has to be said about them."""
+    """The scalars computed from one snapshot, by tag, what has to be said about them, and pictures of an event."""
 
     step: int
     values: dict[str, float]
     notes: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()

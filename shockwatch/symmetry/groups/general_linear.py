@@ -194,19 +194,25 @@ class GeneralLinear(ContinuousGroup):
         result: Tensor = torch.linalg.eigvalsh((square + square.transpose(-2, -1)) / 2).clamp_min(0).sqrt()
         return result
 
-    def invariants(self, state: State) -> dict[str, float]:
-        """Spectral norm, stable rank and effective rank of the product; the extreme head where there are many."""
+    def head_invariants(self, state: State) -> dict[str, Tensor]:
+        """Spectral norm, stable rank and effective rank of the product, each of shape ``(blocks,)``."""
         values = self.singular_values(state)
         largest = values[:, -1]
-        squares = values.square()
         tiny = torch.finfo(torch.float64).tiny
-        stable = squares.sum(-1) / largest.square().clamp_min(tiny)
         shares = values / values.sum(-1, keepdim=True).clamp_min(tiny)
-        effective = torch.exp(-(shares * torch.log(shares.clamp_min(tiny))).sum(-1))
         return {
-            "spectral_norm": float(largest.max()),
-            "stable_rank": float(stable.min()),
-            "effective_rank": float(effective.min()),
+            "spectral_norm": largest,
+            "stable_rank": values.square().sum(-1) / largest.square().clamp_min(tiny),
+            "effective_rank": torch.exp(-(shares * torch.log(shares.clamp_min(tiny))).sum(-1)),
+        }
+
+    def invariants(self, state: State) -> dict[str, float]:
+        """:meth:`head_invariants` of the extreme head: the largest norm, the smallest ranks."""
+        heads = self.head_invariants(state)
+        return {
+            "spectral_norm": float(heads["spectral_norm"].max()),
+            "stable_rank": float(heads["stable_rank"].min()),
+            "effective_rank": float(heads["effective_rank"].min()),
         }
 
 
