@@ -35,6 +35,6 @@ def draw(tag: str, size: tuple[float, float], columns: int, paint: Callable[...,
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     width, height = (round(side * _DOTS_PER_INCH) for side in size)
     return Picture(tag, buffer.getvalue(), width, height)

@@ -25,7 +25,9 @@ def forecast_picture(forecasts: Sequence[tuple[int, float, float]], event: int) 
     def paint(ax: Any) -> None:
         made = [step for step, _, _ in forecasts]
         named = [step + ahead for step, ahead, _ in forecasts]
-        ax.errorbar(made, named, yerr=[error for *_, error in forecasts], fmt="o", capsize=3, label="forecast")
+        ax.errorbar(
+            made, named, yerr=[error for *_, error in forecasts], fmt="o", capsize=3, label="forecast"
+        )
         ax.axhline(event, color="C3", label=f"actual: {event}")
         ax.set(xlabel="step at which the forecast was made", ylabel="step of the transition")
         ax.legend(frameon=False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from shockwatch.figures.canvas import draw
 from shockwatch.shock.cole_hopf import evolve_viscous
-from shockwatch.shock.hopf_lax import first_shock
+from shockwatch.shock.hopf_lax import first_shock, loss_spline
 from shockwatch.shock.slice import LossSlice
 from shockwatch.snapshot import Picture
 
+_POINTS = 241
 _TIMES = (0.5, 1.0, 1.5)  # in units of the time at which the shock forms
 
 
@@ -25,22 +28,23 @@ def slice_picture(
         step: optimiser step of the snapshot.
         arrival, arrival_error: the forecast, in steps; NaN where there is none.
     """
+    # the samples are few: draw their spline
+    positions = np.linspace(loss_slice.positions[0], loss_slice.positions[-1], _POINTS)
+    losses = loss_spline(loss_slice.positions, loss_slice.losses)(positions)
     viscosity = viscosity if math.isfinite(viscosity) and viscosity > 0.0 else 0.0
 
     def paint(left: Any, right: Any) -> None:
-        left.plot(loss_slice.positions, loss_slice.losses, color="C0")
+        left.plot(positions, losses, color="C0")
         here = loss_slice.losses[len(loss_slice.losses) // 2]
         left.plot([0.0], [here], "o", color="C3", label=f"step {step}")
         left.set(xlabel="position along the unstable direction", ylabel="loss")
         if math.isfinite(arrival):
             left.set_title(f"transition forecast in {arrival:.0f} ± {arrival_error:.0f} steps", fontsize=10)
         left.legend(frameon=False)
-        shock = first_shock(loss_slice.positions, loss_slice.losses)
+        shock = first_shock(positions, losses)
         if math.isfinite(shock.time):
             for share in _TIMES:
-                profile = evolve_viscous(
-                    loss_slice.positions, loss_slice.losses, share * shock.time, viscosity
-                )
+                profile = evolve_viscous(positions, losses, share * shock.time, viscosity)
                 right.plot(profile.positions, profile.velocity, label=f"{share:g} × shock time")
             right.legend(frameon=False)
             right.set_title(f"shock after training time {shock.time:.3g}", fontsize=10)
