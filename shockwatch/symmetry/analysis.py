@@ -102,6 +102,10 @@ def _read(trace: Trace, places: dict[str, tuple[Place, ...]]) -> tuple[Context, 
             environment[node] = _constant(trace, node)
         elif node.op == "call_function":
             environment[node] = _call(context, node, environment, moving)
+        elif node.op == "output":
+            # The loss is what no group may move.
+            for source in node.all_input_nodes:
+                context.freeze(environment[source], "loss")
     return context, pieces
 
 

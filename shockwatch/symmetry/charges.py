@@ -8,6 +8,7 @@ and with charges of one magnitude the general linear group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from fractions import Fraction
@@ -151,8 +152,15 @@ def solve(rows: Iterable[Equation], unknowns: Sequence[int], preferred: set[int]
         for key, expression in solved.items():
             if expression.get(free):
                 charges[key] = expression[free]
-        basis.append(charges)
+        basis.append(_whole(charges))
     return basis
+
+
+def _whole(charges: Charges) -> Charges:
+    """The same direction in the smallest whole numbers: a sign then goes with the odd ones."""
+    denominator = math.lcm(*(value.denominator for value in charges.values()))
+    common = math.gcd(*(int(value * denominator) for value in charges.values()))
+    return {key: value * denominator / common for key, value in charges.items()}
 
 
 class ChargeSystem:

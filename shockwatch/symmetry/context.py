@@ -45,6 +45,8 @@ class Context:
     data: set[int] = field(default_factory=set)
     cuts_found: bool = False
     blocked: dict[str, int] = field(default_factory=dict)
+    # Tensors of indices into an axis that training may permute (the choice of experts), and that axis.
+    labels: dict[int, Axis] = field(default_factory=dict)
 
     # -- records ------------------------------------------------------------------------------
 
@@ -61,6 +63,8 @@ class Context:
         output = unknown(call.shape)
         for value in (*values, output):
             self.freeze(value, call.name)
+        # What comes out is not known to follow anything: a group that moves it would be made up.
+        self.freeze(output, call.name)
         return output
 
     def freeze(self, value: Value, operator: str) -> None:
@@ -157,23 +161,29 @@ class Context:
             start += size
         return parts
 
-    def settle(self, value: Value) -> Value:
+    def settle(self, value: Value, singles: bool = False) -> Value:
         """Undo a cut along an axis with outside meaning (a class token before the others).
 
         What follows treats the parts alike, and reads each weight once.
+
+        Args:
+            singles: also where every part is a single index: an axis of its own meaning, or units cut one by one.
         """
         if isinstance(value, Symbol):
             return value
-        children = tuple(self.settle(child) for child in value.children)
-        if not all(isinstance(child, Symbol) and self._cut_is_pinned(value, child) for child in children):
-            return value.same_cut(children)
+        children = tuple(self.settle(child, singles) for child in value.children)
         parts = [child for child in children if isinstance(child, Symbol)]
+        cut = [resolve(child.dims[value.dim]) for child in parts]
+        pinned = all(atom.pinned for axis in cut for atom in axis) and (singles or any(cut))
+        if len(parts) < len(children) or not pinned:
+            return value.same_cut(children)
+        for other in parts[1:]:
+            for d, (axis, twin) in enumerate(zip(parts[0].dims, other.dims, strict=True)):
+                if d != value.dim and axis and twin:
+                    join(axis, twin)
         dims = list(parts[0].dims)
         dims[value.dim] = fresh(value.outer * value.total * value.inner, pinned=True)
         return self.emit(Law.SELECT, parts, Symbol(tuple(dims)), "cat")
-
-    def _cut_is_pinned(self, value: Blocks, child: Symbol) -> bool:
-        return all(atom.pinned for atom in resolve(child.dims[value.dim]))
 
     # -- combining ----------------------------------------------------------------------------
 

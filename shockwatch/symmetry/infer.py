@@ -21,7 +21,7 @@ from shockwatch.symmetry.naming import unique
 from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
 from shockwatch.symmetry.verify import Verifier, holds
-from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
+from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step, without_epsilon
 
 
 def infer_symmetries(
@@ -70,13 +70,17 @@ def quotient_of(
     by_hand = [declaration.build({n: tensors[n] for n in trace.trainable}) for declaration in declared]
     acting = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
-    verifier = Verifier(StepLoss(trace.in_dtype(torch.float64), batch), acting, fixed, seed)
+    wide = trace.in_dtype(torch.float64)
+    verifier = Verifier(
+        StepLoss(wide, batch), acting, fixed, seed, lambda: StepLoss(without_epsilon(wide), batch)
+    )
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     kept, rejected, elsewhere = _verified(system, verifier, check)
     kept, refused = _with_declared(by_hand, kept, verifier, check, acting, seed)
     rejected += refused
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
+        group.anchor_(acting)
     notes = () if check is None else (report(trace, check, elsewhere),)
     for note in notes:
         warn(f"shockwatch: {note}")

@@ -20,8 +20,6 @@ from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
 
-_EXACT = 1e-9
-
 
 class Quotient:
     """The quotient of parameter space by the groups found in one training step.
@@ -66,8 +64,8 @@ class Quotient:
 
     @property
     def dim_exact(self) -> int:
-        """Those whose measured residual is below 1e-9 in float64."""
-        return sum(group.dim for group in self.groups if group.residual < _EXACT)
+        """Those whose invariance no eps breaks, with a measured residual below 1e-9 in float64."""
+        return sum(group.dim for group in self.groups if group.exact)
 
     # -- states -------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ class Quotient:
         moved = self._copy(state)
         with torch.no_grad():
             for group in self.groups:
-                if approximate or group.residual < _EXACT:
+                if approximate or group.exact:
                     group.transform_(moved, source, scale)
         return self._with_aliases(moved)
 

@@ -53,10 +53,21 @@ class Verifier:
         loss: the step in float64.
         state: trainable parameters and running statistics.
         fixed: everything else.
+        without_epsilon: makes the step without the eps of its norms: a group that an eps makes approximate must be
+            exact there, or it is refused (its residual is infinite). None: not asked.
     """
 
-    def __init__(self, loss: StepLoss, state: State, fixed: State, seed: int) -> None:
+    def __init__(
+        self,
+        loss: StepLoss,
+        state: State,
+        fixed: State,
+        seed: int,
+        without_epsilon: Callable[[], StepLoss] | None = None,
+    ) -> None:
         self._loss = loss
+        self._without_epsilon = without_epsilon
+        self._exact: tuple[StepLoss, float] | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._point = GenericPoint(state, fixed, seed)
         self._small = sum(t.numel() for t in state.values()) <= _SMALL
@@ -82,6 +93,26 @@ class Verifier:
                 for together in [[g] for g in alike] if alone else self._fitting(alike, reorders):
                     self._bisect(together, reorders)
 
+        self._confirm([g for g in groups if g.approximate and holds(g, g.residual)])
+
+    def _confirm(self, groups: Sequence[SymmetryGroup]) -> None:
+        """Refuse approximate groups that move the loss without an eps, too."""
+        if not groups or self._without_epsilon is None:
+            return
+        stated = [group.residual for group in groups]
+        kept = self._loss, self._base
+        try:
+            if self._exact is None:
+                self._loss = self._without_epsilon()
+                self._exact = self._loss, self._value({})
+            self._loss, self._base = self._exact
+            for together in self._fitting(groups, False):
+                self._bisect(together, False, _TOLERANCE)
+        finally:
+            self._loss, self._base = kept
+        for group, residual in zip(groups, stated, strict=True):
+            group.residual = residual if group.residual < _TOLERANCE else math.inf
+
     def residual(self, group: SymmetryGroup) -> float:
         """:meth:`measure` of one group."""
         self.measure([group])
@@ -105,16 +136,17 @@ class Verifier:
                 sets.append((set(group.parameters), [group]))
         return [members for _, members in sets]
 
-    def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool) -> None:
+    def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool, fine: float | None = None) -> None:
         residual = max(self._change(groups, reorders) for _ in range(_TRIALS if self._small else 1))
-        fine = _EXACT if self._small else _TOLERANCE_APPROXIMATE if groups[0].approximate else _TOLERANCE
+        if fine is None:
+            fine = _EXACT if self._small else _TOLERANCE_APPROXIMATE if groups[0].approximate else _TOLERANCE
         if len(groups) == 1 or residual < fine:
             for group in groups:
                 group.residual = residual
             return
         half = len(groups) // 2
-        self._bisect(groups[:half], reorders)
-        self._bisect(groups[half:], reorders)
+        self._bisect(groups[:half], reorders, fine)
+        self._bisect(groups[half:], reorders, fine)
 
     def _change(self, groups: Sequence[SymmetryGroup], reorders: bool) -> float:
         names = dict.fromkeys(name for group in groups for name in group.parameters if name in self._point)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -161,6 +162,89 @@ def odd() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 4))
 
 
+def weight_norm() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(6, 5)), nn.ReLU(),
+        parametrizations.weight_norm(nn.Linear(5, 7)), nn.GELU(), nn.Linear(7, 4),
+    )  # fmt: skip
+
+
+def spectral_norm() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.spectral_norm(nn.Linear(6, 5)), nn.GELU(),
+        parametrizations.spectral_norm(nn.Linear(5, 7, bias=False)), nn.GELU(), nn.Linear(7, 4),
+    )  # fmt: skip
+
+
+def instance_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.InstanceNorm2d(5, affine=True),
+        nn.GELU(), nn.Flatten(), nn.Linear(80, 4),
+    )  # fmt: skip
+
+
+def normed_stream() -> nn.Module:
+    """Everything that writes what a root-mean-square norm reads, in one factor."""
+    return nn.Sequential(
+        nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 7), nn.RMSNorm(7, eps=1e-5, elementwise_affine=False), nn.GELU(),
+        nn.Linear(7, 8),
+    )  # fmt: skip
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+def sines() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), Sine(), nn.Linear(5, 7), Sine(), nn.Linear(7, 4))
+
+
+class NormalisedQueries(nn.Module):
+    """Queries and keys of unit length, or divided by their root mean square with a gain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 6, bias=False) for _ in range(3))
+        self.q_norm = nn.RMSNorm(3, eps=1e-5)
+        self.o, self.head = nn.Linear(6, 8, bias=False), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = (f(x).view(b, t, 2, 3).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(self.q_norm(q), F.normalize(k, dim=-1), v, is_causal=True)
+        return self.head(torch.tanh(self.o(mixed.transpose(1, 2).reshape(b, t, 6)))).flatten(0, 1)
+
+
+class Experts(nn.Module):
+    """Four gated experts behind a softmax, all of them or the best ``k``."""
+
+    def __init__(self, k: int = 0) -> None:
+        super().__init__()
+        self.k, self.router, self.head = k, nn.Linear(6, 4, bias=False), nn.Linear(7, 8)
+        self.first = nn.Parameter(torch.randn(4, 6, 3) / 2)
+        self.second = nn.Parameter(torch.randn(4, 3, 7) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.router(x).softmax(-1)
+        if self.k:
+            values, indices = gate.topk(self.k, -1)
+            gate = torch.zeros_like(gate).scatter(-1, indices, values)
+        hidden = F.relu(torch.einsum("nd,edh->neh", x, self.first))
+        return self.head(torch.tanh(torch.einsum("ne,neh,eho->no", gate, hidden, self.second)))
+
+
+class Twice(nn.Module):
+    """One map used twice around a rectifier: its units cannot scale; one before it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.map, self.out = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.map(F.relu(self.map(F.relu(self.inp(x)))))))
+
+
 def grouped_cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2),
@@ -195,6 +279,10 @@ def linear() -> nn.Module:
 def vectors(seed: int, width: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(24, width, generator=g), torch.randint(0, classes, (24,), generator=g)
+
+
+def wide(seed: int) -> tuple[Tensor, Tensor]:
+    return vectors(seed, 6, 8)
 
 
 def images(seed: int) -> tuple[Tensor, Tensor]:
@@ -289,6 +377,8 @@ CASES = [
             "general linear": 64,
             "real scaling": 8,
             "positive scaling": 12,
+            # everything that writes the second norm
+            "scale invariance": 1,
             "translation": 22 + 9 + 4 * 8 + 12 + 9,
         },
     ),
@@ -326,14 +416,41 @@ CASES = [
         {"positive scaling": 6 + 6 + 4 + 3, "scale invariance": 2, "translation": 1 + 27 + 2},
     ),
     # Readers of two norms 24 + 12; writers of the stream 9 + 13 + 6; key, value, two norms' biases 8 each; tokens
-    # against positions 8.
+    # against positions 8. One factor for the whole stream, taken back by the last norm's gain and bias.
     Case(
         "tied",
         Tied,
         cross_entropy,
         words,
-        {"general linear": 64, "real scaling": 16, "translation": 36 + 28 + 32 + 8},
+        {"general linear": 64, "real scaling": 16, "positive scaling": 1, "translation": 36 + 28 + 32 + 8},
     ),
+    # Lengths 5 + 7; logits 8. Of the 5 rectified units only the common factor: singly, lengths would have to follow.
+    Case(
+        "weight norm",
+        weight_norm,
+        cross_entropy,
+        vectors,
+        {"scale invariance": 12, "positive scaling": 1, "translation": 8},
+    ),
+    Case("spectral norm", spectral_norm, cross_entropy, vectors, {"scale invariance": 2, "translation": 8}),
+    # The biases before the norms 4 + 5, logits 1 + 80.
+    Case("instance norm", instance_norm, cross_entropy, images, {"scale invariance": 9, "translation": 90}),
+    Case("normed stream", normed_stream, cross_entropy, wide, {"scale invariance": 1, "translation": 8}),
+    Case("sines", sines, cross_entropy, vectors, {"translation": 8}),
+    # Each head's query and key; values with outputs 2 x 9; logits 9.
+    Case(
+        "normalised queries",
+        NormalisedQueries,
+        cross_entropy,
+        many_classes,
+        {"general linear": 18, "scale invariance": 4, "translation": 9},
+    ),
+    # 4 experts of 3 units; router 6, logits 8.
+    Case("experts", Experts, cross_entropy, wide, {"positive scaling": 12, "translation": 14}),
+    Case(
+        "best experts", lambda: Experts(2), cross_entropy, wide, {"positive scaling": 12, "translation": 14}
+    ),
+    Case("used twice", Twice, cross_entropy, wide, {"translation": 6}),
 ]
 
 BY_NAME = {case.name: case for case in CASES}

@@ -314,7 +314,8 @@ HOSTILE = [
     Hostile("loop", Loop, along_path=True),
     Hostile("checkpoint", lambda: Checkpointed(False)),
     Hostile("reentrant checkpoint", lambda: Checkpointed(True), gradient=False),
-    Hostile("top k", TopK, HALF, ("scatter", "topk")),
+    # One factor for all units keeps their order.
+    Hostile("top k", TopK, {**HALF, "positive scaling": 8}),
     Hostile("bag", Bag, {"positive scaling": 5, "translation": 6}, ("_embedding_bag",), batch=_labels),
     Hostile("running mean", Counting, HALF),
     Hostile("read running mean", Centred, HALF, gradient=False),

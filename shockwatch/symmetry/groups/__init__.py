@@ -14,6 +14,7 @@ from shockwatch.symmetry.groups import (
     scaling,
     sign_flip,
     translation,
+    whole_scaling,
 )
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.groups.bias_transport import BiasTransport
@@ -31,6 +32,7 @@ FINDERS: tuple[Finder, ...] = (
     general_linear.find,
     complex_scaling.find,
     scaling.find,
+    whole_scaling.find,
     sign_flip.find,
     translation.find,
     mean_zero.find,

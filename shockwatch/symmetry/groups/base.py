@@ -47,6 +47,11 @@ class SymmetryGroup(ABC):
         """Number of continuous directions; 0 for a finite group."""
 
     @property
+    def exact(self) -> bool:
+        """No eps stands in its way, and the measured residual is rounding (below 1e-9)."""
+        return not self.approximate and self.residual < 1e-9
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the tensors it moves."""
         return tuple(dict.fromkeys(piece.name for piece in self.pieces))
@@ -59,6 +64,9 @@ class SymmetryGroup(ABC):
     @abstractmethod
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         """Apply a random element in place; ``scale`` is the standard deviation of its logarithm."""
+
+    def anchor_(self, state: State) -> None:
+        """Take from ``state``, once, what the slice needs as a reference."""
 
     def canonicalize_(self, state: State) -> float:
         """Move to the canonical point of this group's orbit in place; returns the size of the move (log units)."""
@@ -119,7 +127,7 @@ def units_last(piece: Piece, view: Tensor, axes: Sequence[Atom]) -> Tensor:
     """``view`` with its other dimensions first and ``axes`` last, in their order."""
     unit = [piece.positions(axis)[0] for axis in axes]
     rest = [d for d in range(view.dim()) if d not in unit]
-    return view.permute(*rest, *unit)
+    return view.permute((*rest, *unit))
 
 
 def as_matrices(piece: Piece, view: Tensor, batch: Sequence[Atom], row: Atom) -> Tensor:

@@ -14,6 +14,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.groups.translation import Translation
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.transport import Sink, Transport, find_transports
@@ -44,12 +45,15 @@ class BiasTransport(ContinuousGroup):
 
     Attributes:
         transport: where the shift starts, which linear maps it meets, and what takes it up.
+        excluded: dimensions of the shift along which it has mean zero: what is constant there, both the source and
+            all that takes it up may add by themselves.
     """
 
     kind: ClassVar[str] = "translation"
     kept_by_others: ClassVar[bool] = True
 
     transport: Transport | None = None
+    excluded: tuple[int, ...] = ()
 
     @property
     def _path(self) -> Transport:
@@ -58,10 +62,16 @@ class BiasTransport(ContinuousGroup):
 
     @property
     def dim(self) -> int:
-        return math.prod(axis.size for axis in self._path.axes)
+        count = math.prod(axis.size for axis in self._path.axes)
+        constant = math.prod(self._path.axes[d].size for d in self.excluded)
+        return count - count // constant if self.excluded else count
+
+    def _centred(self, shift: Tensor) -> Tensor:
+        return shift - shift.mean(self.excluded, keepdim=True) if self.excluded else shift
 
     def _shift_(self, state: State, target: State, shift: Tensor) -> None:
         """Add the vertical vector of ``shift`` at ``state`` to ``target``."""
+        shift = self._centred(shift)
         source = self._path.source
         view = source.view(target)
         view.add_(_spread(shift, self._path.axes, source, view))
@@ -90,7 +100,7 @@ class BiasTransport(ContinuousGroup):
         return 0.0
 
     def imbalance(self, state: State) -> float:
-        return float(self._level(state).double().square().mean().sqrt())
+        return float(self._centred(self._level(state)).double().square().mean().sqrt())
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         self._shift_(state, tangent, coefficients)
@@ -103,7 +113,7 @@ class BiasTransport(ContinuousGroup):
             for step in reversed(sink.steps):
                 part = step.backward(part, state)
             total = torch.sub(total, part)
-        return total
+        return self._centred(total)
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.gram_solver(state)(coefficients)
@@ -126,6 +136,9 @@ class BiasTransport(ContinuousGroup):
         for sink in {sink.piece.symbol.id: sink for sink in self._path.sinks}.values():
             flat = maps[sink.piece.symbol.id]
             gram = gram + _copies(sink.piece, sink.axes) * (flat @ flat.T)
+        if self.excluded:
+            keep = self._centred(eye.reshape(size, *shape).movedim(0, -1)).reshape(size, size)
+            gram = keep @ gram @ keep + (eye - keep)
         factor = torch.linalg.cholesky(gram)
 
         def solve(coefficients: Tensor) -> Tensor:
@@ -147,9 +160,26 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
         sinks = tuple(dict.fromkeys(sink.piece for sink in transport.sinks))
         evidence = "taken up by " + ", ".join(dict.fromkeys(piece.label for piece in sinks))
         pieces = (transport.source, *sinks)
-        groups.append(
-            BiasTransport(
-                block_name([transport.source], *([s] for s in sinks)), pieces, evidence, transport=transport
-            )
+        name = block_name([transport.source], *([s] for s in sinks))
+        group = BiasTransport(
+            name, pieces, evidence, transport=transport, excluded=_excluded(transport, found)
         )
+        if group.dim:
+            groups.append(group)
     return groups
+
+
+def _excluded(transport: Transport, found: Sequence[SymmetryGroup]) -> tuple[int, ...]:
+    """The dimensions of the shift along which source and sinks may each add a constant by themselves."""
+    if not transport.axes or any(sink.steps for sink in transport.sinks):
+        return ()
+    common: set[frozenset[Atom]] | None = None
+    for piece in (transport.source, *(sink.piece for sink in transport.sinks)):
+        along = {
+            frozenset(g.pieces[0].atoms[d].root() for d in g.along)
+            for g in found
+            if isinstance(g, Translation) and g.pieces[0].symbol.id == piece.symbol.id
+        }
+        common = along if common is None else common & along
+    shared = next((axes for axes in common or () if axes and axes <= set(transport.axes)), frozenset())
+    return tuple(d for d, axis in enumerate(transport.axes) if axis in shared)

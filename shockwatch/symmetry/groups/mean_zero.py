@@ -148,6 +148,9 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
             if (bias is not None and reader is None) or len(analysis.uses(weight.symbol)) != 1:
                 continue
             summed = tuple(d for d, atom in enumerate(weight.atoms) if atom.root() in axes)
+            if len(summed) != len(axes):
+                # A square map back into its own stream: which of its sides is read cannot be told by the axis.
+                continue
             free = [atom.root() for atom in weight.atoms if atom.root() not in axes]
             excluded = tuple(d for d, a in enumerate(free) if a in shifted.get(weight.symbol.id, ()))
             reader = reader if bias is not None else None

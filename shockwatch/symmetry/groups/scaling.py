@@ -27,11 +27,12 @@ class ScalingGroup(ContinuousGroup):
 
     Canonical form: the minimum of ``sum_k n_k s^(2 charge_k)`` with ``n_k`` the squared norm of piece ``k`` at the
     unit; for charges of one magnitude ``s = (|out| / |in|)^(1/2)``. Where all charges have one sign there is no
-    minimum and the slice is unit norm.
+    minimum and the slice is a fixed norm.
 
     Attributes:
         charges: exponent of each piece.
-        units: the axes whose indices scale independently.
+        units: the axes whose indices scale independently; none: one factor for whole tensors.
+        reference: squared norm of each unit on the slice where all charges have one sign.
     """
 
     kind: ClassVar[str] = "positive scaling"
@@ -39,6 +40,7 @@ class ScalingGroup(ContinuousGroup):
 
     charges: tuple[float, ...] = ()
     units: tuple[Atom, ...] = ()
+    reference: float = 1.0
 
     @property
     def dim(self) -> int:
@@ -91,7 +93,10 @@ class ScalingGroup(ContinuousGroup):
         one_sided = not any(q > 0 for q, _ in norms) or not any(q < 0 for q, _ in norms)
         if len(magnitudes) == 1:
             q = magnitudes.pop()
-            logarithm = -torch.log(growing + falling) / 2 if one_sided else torch.log(falling / growing) / 4
+            if one_sided:
+                logarithm = torch.log(self.reference / (growing + falling)) / 2
+            else:
+                logarithm = torch.log(falling / growing) / 4
             logarithm = logarithm / (math.copysign(q, norms[0][0]) if one_sided else q)
         else:
             logarithm = self._newton(norms, one_sided)
@@ -99,14 +104,14 @@ class ScalingGroup(ContinuousGroup):
         return torch.where(torch.isfinite(logarithm), logarithm, torch.zeros_like(logarithm))
 
     def _newton(self, norms: list[tuple[float, Tensor]], one_sided: bool) -> Tensor:
-        """Root of ``sum q n e^(2 q t)`` (of ``sum n e^(2 q t) - 1`` if one-sided), convex in ``t``."""
+        """Root of ``sum q n e^(2 q t)`` (of ``sum n e^(2 q t) - reference`` if one-sided), convex in ``t``."""
         t = torch.zeros_like(norms[0][1])
         for _ in range(_NEWTON_STEPS):
             terms = [(q, n * torch.exp(2 * q * t)) for q, n in norms]
             if one_sided:
                 total = sum((n for _, n in terms), torch.zeros_like(t))
                 slope = sum((2 * q * n for q, n in terms), torch.zeros_like(t))
-                step = total * torch.log(total) / slope
+                step = total * torch.log(total / self.reference) / slope
             else:
                 gradient = sum((q * n for q, n in terms), torch.zeros_like(t))
                 curvature = sum((2 * q * q * n for q, n in terms), torch.zeros_like(t))
@@ -115,6 +120,13 @@ class ScalingGroup(ContinuousGroup):
             if not torch.isfinite(step).any() or step[torch.isfinite(step)].abs().max() < 1e-15:
                 break
         return t
+
+    def anchor_(self, state: State) -> None:
+        """One factor for whole tensors keeps the norm they had: far from it an eps would show."""
+        with torch.no_grad():
+            norm = float(sum(n.sum() for _, n in self._norms(state)))
+        if not self.units and math.isfinite(norm) and norm > 0:
+            self.reference = norm
 
     def canonicalize_(self, state: State) -> float:
         logarithm = self.balancing_log(self._norms(state))

@@ -175,6 +175,32 @@ def _picked(ctx: Context, call: Call) -> Value:
     return ctx.emit(Law.SELECT, (value,), Symbol(output), call.name)
 
 
+def _topk(ctx: Context, call: Call) -> Any:
+    """The largest entries along one axis: the choice does not care for their order, the indices remember the axis."""
+    value: Value = call.args[0]
+    rank = len(call.shape)
+    dim = call.arg(2, "dim", -1) % rank
+    if isinstance(value, Blocks):
+        value = ctx.settle(value, singles=True)
+    if isinstance(value, Blocks):
+        return ctx.opaque(call, [value]), unknown(call.shape)
+    dims = replace_dim(value.dims, dim, fresh(call.shape[dim], pinned=True))
+    indices = unknown(call.shape)
+    ctx.labels[indices.id] = value.dims[dim]
+    return ctx.emit(Law.SELECT, (value,), Symbol(dims), call.name), indices
+
+
+def _scatter(ctx: Context, call: Call) -> Value:
+    """Chosen entries put back in their places among zeros."""
+    target, index, source = call.args[0], call.args[2], call.args[3]
+    label = ctx.labels.get(index.id) if isinstance(index, Symbol) else None
+    plain = isinstance(target, Symbol) and target.constant == 0 and isinstance(source, Symbol)
+    if label is None or not plain or shape(index) != shape(source):
+        return ctx.opaque(call, [v for v in call.args if isinstance(v, (Symbol, Blocks))])
+    dims = replace_dim(source.dims, call.args[1] % len(call.shape), label)
+    return ctx.emit(Law.SELECT, (source,), Symbol(dims), call.name)
+
+
 def _roll(ctx: Context, call: Call) -> Value:
     value: Value = call.args[0]
     moved = call.arg(2, "dims", []) if call.name == "roll" else call.args[1]
@@ -239,6 +265,8 @@ RULES = {
     "index": _index,
     **dict.fromkeys(["gather", "index_select"], _picked),
     **dict.fromkeys(["roll", "flip"], _roll),
+    "topk": _topk,
+    "scatter": _scatter,
     "constant_pad_nd": _pad,
     "repeat": _repeat,
     **dict.fromkeys(["nll_loss_forward", "nll_loss2d_forward", "nll_loss_nd"], _nll),

@@ -86,7 +86,7 @@ RULES = {
     "mm": _mm,
     "bmm": _bmm,
     "mv": _mv,
-    "dot": _dot,
+    **dict.fromkeys(["dot", "vdot"], _dot),
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "linear": _linear,

@@ -7,9 +7,8 @@ from typing import Any
 from shockwatch.symmetry.context import Call, Context
 from shockwatch.symmetry.records import Law
 from shockwatch.symmetry.values import Symbol, Value, shape, unknown
+from shockwatch.tracing.epsilon import SMALL
 
-# An added constant up to this size counts as an epsilon: the law is approximate, and its residual measured.
-_EPSILON = 1e-3
 # A mask value this low removes an entry from a softmax.
 _MASKED = -1e4
 
@@ -40,9 +39,11 @@ def _add(ctx: Context, call: Call) -> Value:
     number = next(n for n in numbers if n is not None)
     if number == 0:
         return values[0]
-    if abs(number) <= _EPSILON:
+    if abs(number) <= SMALL:
         return ctx.unary(Law.OFFSET, values[0], call.name)
-    return ctx.add([values[0], unknown((), number)], call.name)
+    constant = unknown((), number)
+    ctx.data.add(constant.id)
+    return ctx.add([values[0], constant], call.name)
 
 
 def _multiply(ctx: Context, call: Call) -> Value:
@@ -98,6 +99,10 @@ def _threshold(ctx: Context, call: Call) -> Value:
 def _clamp(ctx: Context, call: Call) -> Value:
     bounds = [call.arg(1, "min"), call.arg(2, "max")]
     if all(b is None or (not _is_value(b) and b == 0) for b in bounds):
+        return ctx.unary(Law.HOMOGENEOUS, call.args[0], call.name)
+    least = bounds[0] if call.name in ("clamp", "clamp_min") and bounds[1] is None else None
+    if isinstance(least, (int, float)) and 0 < least <= SMALL:
+        # A norm kept from zero before it divides: the bound is not met, or the measurement shows it.
         return ctx.unary(Law.HOMOGENEOUS, call.args[0], call.name)
     return _pointwise(ctx, call)
 

@@ -14,7 +14,7 @@ def _normalize(ctx: Context, value: Value, dims: Sequence[int], centred: bool, c
     value = ctx.settle(value)
     if isinstance(value, Blocks):
         if value.dim in dims:
-            return ctx.opaque(call, [value])
+            return _written_out(ctx, value, dims, centred, call)
         children = [_normalize(ctx, child, dims, centred, call) for child in value.children]
         return value.same_cut(children)
     atoms = tuple(atom for d in dims for atom in value.dims[d])
@@ -28,6 +28,26 @@ def _normalize(ctx: Context, value: Value, dims: Sequence[int], centred: bool, c
         centred=centred,
         statistic=slices,
     )
+
+
+def _written_out(ctx: Context, value: Value, dims: Sequence[int], centred: bool, call: Call) -> Value:
+    """The norm of a concatenation, in the steps it consists of."""
+    name = call.name
+    if centred:
+        mean = ctx.reduce(value, dims, True, "mean")
+        value = ctx.add([value, ctx.scale(mean, -1.0, name)], name)
+    square = ctx.unary(Law.POWER, value, name, exponent=2.0)
+    spread = ctx.unary(Law.OFFSET, ctx.reduce(square, dims, True, "mean"), name)
+    return ctx.multiply([value, ctx.unary(Law.POWER, spread, name, exponent=-0.5)], name)
+
+
+def _weight_norm(ctx: Context, call: Call) -> tuple[Value, Value]:
+    """``g v / |v|``, with the norm over all dimensions but one (all of them for -1)."""
+    v, g, dim = call.args[0], call.args[1], call.arg(2, "dim", 0)
+    dims = [d for d in range(len(shape(v))) if d != dim]
+    square = ctx.unary(Law.POWER, v, "weight norm", exponent=2.0)
+    inverse = ctx.unary(Law.POWER, ctx.reduce(square, dims, True, "sum"), "weight norm", exponent=-0.5)
+    return ctx.multiply([ctx.multiply([v, inverse], "weight norm"), g], "weight norm"), unknown(shape(g))
 
 
 def _affine(ctx: Context, value: Value, weight: Value | None, bias: Value | None, name: str) -> Value:
@@ -117,4 +137,5 @@ RULES = {
         _batch_norm,
     ),
     "native_group_norm": _group_norm,
+    "_weight_norm_interface": _weight_norm,
 }

@@ -59,7 +59,7 @@ def _softmax(ctx: Context, call: Call) -> Value:
 
 def softmax(ctx: Context, value: Value, dim: int, call: Call) -> Value:
     """Softmax or log-softmax along ``dim``: it does not see a shift along it."""
-    value = ctx.settle(value)
+    value = ctx.settle(value, singles=True)
     if isinstance(value, Blocks):
         if value.dim == dim:
             return ctx.opaque(call, [value])

@@ -1,0 +1,117 @@
+"""No false group on architectures nobody chose: random networks from :mod:`tests.symmetry.grammar`.
+
+CI draws a fixed set. The full number, with fresh draws:
+``SHOCKWATCH_ARCHITECTURES=1000 pytest tests/symmetry/test_grammar.py --hypothesis-seed=1``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from shockwatch.replica import private_copy
+from shockwatch.symmetry import Quotient, infer_symmetries
+from shockwatch.symmetry.groups import ContinuousGroup
+from tests.symmetry.cases import state_of
+from tests.symmetry.grammar import Architecture, architecture
+
+ASKED = os.environ.get("SHOCKWATCH_ARCHITECTURES")
+# An eps this small leaves less than the tolerance of what is approximate.
+EPS = 1e-13
+
+
+def problems(drawn: Architecture, quotient: Quotient) -> Iterator[str]:
+    """What is false about ``quotient``: every group against the model itself, on another batch."""
+    drawn = replace(drawn, model=private_copy(drawn.model))
+    state = state_of(drawn.model)
+    batch = drawn.batch(1)
+    generator = torch.Generator().manual_seed(1)
+
+    def loss(weights: dict[str, Tensor]) -> float:
+        # a module without parameters in the state is called as it is
+        wrapped = _Loss(drawn)
+        return float(functional_call(wrapped, {f"model.{n}": t for n, t in weights.items()}, (batch,)))
+
+    def change(group: object, scale: float) -> float:
+        moved = {n: t.clone() for n, t in state.items()}
+        with torch.no_grad():
+            group.transform_(moved, generator, scale)  # type: ignore[attr-defined]
+            return abs(loss(moved) - base) / max(abs(base), 1e-12)
+
+    drawn.model.eval()
+    for module in drawn.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+    with torch.no_grad():
+        base = loss(state)
+    for group in quotient.groups:
+        if not group.approximate and (moved := change(group, 0.5)) > 1e-9:
+            yield f"false {group.kind} {group.name}: {moved:.1e}"
+    # The others are exact but for an eps: without it they are exact.
+    for module in drawn.model.modules():
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps = EPS
+    with torch.no_grad():
+        base = loss(state)
+    for group in quotient.groups:
+        if group.approximate and (moved := change(group, 0.5)) > 1e-8:
+            yield f"false approximate {group.kind} {group.name}: {moved:.1e}, stated {group.residual:.1e}"
+    if (rank := generator_rank(quotient, state)) != quotient.dim:
+        yield f"{quotient.dim} directions counted, {rank} independent"
+
+
+class _Loss(nn.Module):
+    def __init__(self, drawn: Architecture) -> None:
+        super().__init__()
+        self.model, self.drawn = drawn.model, drawn
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return self.drawn.loss(self.model, batch)
+
+
+def generators(quotient: Quotient, state: dict[str, Tensor]) -> Tensor:
+    """All generators at ``state``, one in each row."""
+    rows = []
+    for group in quotient.groups:
+        if not isinstance(group, ContinuousGroup):
+            continue
+        like = group.adjoint(state, {n: torch.zeros_like(state[n]) for n in quotient.names})
+        for k in range(like.numel()):
+            unit = torch.zeros(like.numel(), dtype=torch.float64)
+            unit[k] = 1
+            tangent = {n: torch.zeros_like(state[n]) for n in quotient.names}
+            group.generate_(unit.reshape(like.shape), state, tangent)
+            rows.append(quotient.flatten(tangent))
+    return torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.float64)
+
+
+def generator_rank(quotient: Quotient, state: dict[str, Tensor]) -> int:
+    """How many of the generators are independent: with every group true, no more directions than there are."""
+    rows = generators(quotient, state)
+    if not rows.numel():
+        return 0
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    values = torch.linalg.svdvals(rows)
+    return int((values > 1e-9 * values[0]).sum())
+
+
+@settings(
+    max_examples=int(ASKED or 200),
+    derandomize=ASKED is None,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(random=st.randoms(use_true_random=False))
+def test_no_false_group(random: Random) -> None:
+    drawn = architecture(random)
+    quotient = infer_symmetries(drawn.model, drawn.loss, drawn.batch(0))
+    assert list(problems(drawn, quotient)) == [], drawn.model
