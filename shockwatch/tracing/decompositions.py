@@ -1,4 +1,4 @@
-"""Fused attention kernels as plain matrix products.
+"""Fused kernels as plain arithmetic: attention as matrix products, weight norm as a quotient.
 
 The fused kernels have no second derivative, and hide the axes that the symmetry analysis reads. The
 result lies in memory as (batch, time, head, feature): a model may view it so without a copy.
@@ -113,13 +113,21 @@ def _cudnn(
     return _with_seeds(query, key, attention(query, key, value, attn_bias, is_causal, scale))
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """``g v / |v|`` over all dimensions but one; the fused kernel's second derivative is wrong."""
+    rest = [d for d in range(v.dim()) if d != dim]
+    norms = v.square().sum(rest, keepdim=True).sqrt()
+    return v * (g / norms), norms
+
+
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
-    """The fused attention operators this build of torch has, each with its plain form."""
+    """The fused operators this build of torch has, each with its plain form."""
     plain: dict[str, Callable[..., Any]] = {
         "_scaled_dot_product_flash_attention_for_cpu": _flash_cpu,
         "_scaled_dot_product_flash_attention": _flash_cuda,
         "_scaled_dot_product_efficient_attention": _efficient_cuda,
         "_scaled_dot_product_cudnn_attention": _cudnn,
+        "_weight_norm_interface": _weight_norm,
     }
     packets = {name: getattr(torch.ops.aten, name, None) for name in plain}
     return {packet.default: plain[name] for name, packet in packets.items() if packet is not None}

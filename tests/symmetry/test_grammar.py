@@ -1,6 +1,6 @@
 """No false group on architectures nobody chose: random networks from :mod:`tests.symmetry.grammar`.
 
-CI draws a fixed set. The full number, with fresh draws:
+CI draws a fixed set of 100. The full number, with fresh draws:
 ``SHOCKWATCH_ARCHITECTURES=1000 pytest tests/symmetry/test_grammar.py --hypothesis-seed=1``.
 """
 
@@ -104,7 +104,7 @@ def generator_rank(quotient: Quotient, state: dict[str, Tensor]) -> int:
 
 
 @settings(
-    max_examples=int(ASKED or 200),
+    max_examples=int(ASKED or 100),
     derandomize=ASKED is None,
     deadline=None,
     database=None,

@@ -41,15 +41,6 @@ def _written_out(ctx: Context, value: Value, dims: Sequence[int], centred: bool,
     return ctx.multiply([value, ctx.unary(Law.POWER, spread, name, exponent=-0.5)], name)
 
 
-def _weight_norm(ctx: Context, call: Call) -> tuple[Value, Value]:
-    """``g v / |v|``, with the norm over all dimensions but one (all of them for -1)."""
-    v, g, dim = call.args[0], call.args[1], call.arg(2, "dim", 0)
-    dims = [d for d in range(len(shape(v))) if d != dim]
-    square = ctx.unary(Law.POWER, v, "weight norm", exponent=2.0)
-    inverse = ctx.unary(Law.POWER, ctx.reduce(square, dims, True, "sum"), "weight norm", exponent=-0.5)
-    return ctx.multiply([ctx.multiply([v, inverse], "weight norm"), g], "weight norm"), unknown(shape(g))
-
-
 def _affine(ctx: Context, value: Value, weight: Value | None, bias: Value | None, name: str) -> Value:
     if weight is not None:
         value = ctx.multiply([value, weight], name)
@@ -137,5 +128,4 @@ RULES = {
         _batch_norm,
     ),
     "native_group_norm": _group_norm,
-    "_weight_norm_interface": _weight_norm,
 }
