@@ -20,12 +20,14 @@ class TrainingClock:
         training_time: the sum so far; the largest value over the parameter groups at each step.
         time_per_step: effective learning rate of the last step; NaN unless it was ``torch.optim.SGD``.
         learning_rate: largest ``lr`` over the parameter groups at the last step.
+        stability_rate: see :func:`stability_rate`, of the last step; NaN before the first.
     """
 
     def __init__(self) -> None:
         self.training_time = 0.0
         self.time_per_step = math.nan
         self.learning_rate = math.nan
+        self.stability_rate = math.nan
         self._handles: list[RemovableHandle] = []
 
     def listen(self, optimizers: list[Optimizer]) -> None:
@@ -51,6 +53,7 @@ class TrainingClock:
             for rate, group in zip(rates, groups, strict=True)
         )
         self.learning_rate = max(rates)
+        self.stability_rate = stability_rate(optimizer)
         self.training_time += effective
         self.time_per_step = effective if gradient_descent else math.nan
 
@@ -74,3 +77,33 @@ class TrainingClock:
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             # an optimiser without a usable lr has no clock of ours; its step must not fail for it
             self.time_per_step = math.nan
+            self.stability_rate = math.nan
+
+
+def stability_rate(optimizer: Optimizer) -> float:
+    """The rate ``r`` for which ``r * lambda_max = 2`` is the edge of stability of gradient descent.
+
+    Where the loss has curvature ``lambda`` the iteration of ``torch.optim.SGD`` with momentum ``b`` is stable below
+
+    - ``lr lambda = 2`` without momentum, so ``r = lr``;
+    - ``lr (1 - dampening) lambda = 2 (1 + b)`` (Polyak's heavy ball), so ``r = lr (1 - dampening) / (1 + b)``;
+    - ``lr lambda = 2 (1 + b) / (1 + 2 b)`` (Nesterov as torch has it), so ``r = lr (1 + 2 b) / (1 + b)``
+
+    (Cohen et al. 2021, section 2). The largest over the parameter groups. NaN for every other optimiser, whose edge
+    is not one of the plain Hessian (for Adam see :mod:`shockwatch.curvature.preconditioned`), and for ``maximize``.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return math.nan
+    rates = [_stability_rate(group) for group in optimizer.param_groups]
+    return math.nan if any(math.isnan(rate) for rate in rates) else max(rates)
+
+
+def _stability_rate(group: dict[str, Any]) -> float:
+    if group.get("maximize", False):
+        return math.nan
+    rate, momentum = float(group["lr"]), float(group.get("momentum", 0.0))
+    if momentum == 0.0:  # torch reads neither dampening nor nesterov then
+        return rate
+    if group.get("nesterov", False):
+        return rate * (1.0 + 2.0 * momentum) / (1.0 + momentum)
+    return rate * (1.0 - float(group.get("dampening", 0.0))) / (1.0 + momentum)

@@ -209,7 +209,7 @@ class Engine:
             displacement_alignment=self._alignment(point),
             residual=burgers_residual(reduced, seen, viscosity, self._generator),
         )
-        values["shock/lr_lambda_max"] = snapshot.learning_rate * seen.lambda_max
+        values["shock/lr_lambda_max"] = snapshot.stability_rate * seen.lambda_max
         self._gradient = (reduced.gradient().cpu(), point.canonical)
         return values, notes
 

@@ -175,7 +175,13 @@ class Session:
                 return
             self._capture.fill(slot, loss)
             snapshot = Snapshot(
-                step, slot.state, clock.training_time, clock.time_per_step, clock.learning_rate, None
+                step,
+                slot.state,
+                clock.training_time,
+                clock.time_per_step,
+                clock.learning_rate,
+                None,
+                clock.stability_rate,
             )
             self._worker.submit(snapshot, slot)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,6 +23,8 @@ class Snapshot:
             rate that sets the clock (Adam-like optimisers).
         learning_rate: the largest ``lr`` of the optimiser's parameter groups.
         loss: the training loss of the step, None if it is not known; NaN means that it is not a number.
+        stability_rate: times ``lambda_max`` it is 2 at the edge of stability, whatever the momentum; NaN where that
+            edge is not one of the plain Hessian.
     """
 
     step: int
@@ -30,6 +33,7 @@ class Snapshot:
     time_per_step: float
     learning_rate: float
     loss: float | None
+    stability_rate: float = math.nan
 
 
 @dataclass(frozen=True)

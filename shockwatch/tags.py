@@ -55,7 +55,9 @@ TAGS: dict[str, Tag] = {
     ),
     "shock/lambda_max": Tag("Largest curvature of the loss on the quotient.", "1 per training time"),
     "shock/lr_lambda_max": Tag(
-        "Learning rate times the largest curvature; 2 is the edge of stability of gradient descent.", "1"
+        "Largest curvature times the learning rate over its momentum factor: 2 is the edge of stability of SGD, with "
+        "momentum too; NaN for other optimisers.",
+        "1",
     ),
     "shock/time": Tag("Training time until characteristics cross, -1 / lambda_min.", "training time"),
     "shock/steps": Tag("Steps until characteristics cross, without weighing the evidence.", "steps"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shockwatch.clock import TrainingClock
+from shockwatch.clock import TrainingClock, stability_rate
 
 
 def parameter() -> torch.nn.Parameter:
@@ -59,3 +59,36 @@ def test_a_strange_optimizer_does_not_fail_its_step() -> None:
     optimizer.param_groups[0]["momentum"] = 1.0
     optimizer.step()
     assert math.isnan(clock.time_per_step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.5, "dampening": 0.5},
+        {"momentum": 0.9, "dampening": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.3, "nesterov": True},
+    ],
+    ids=str,
+)
+def test_two_is_the_edge_of_stability(options: dict[str, float]) -> None:
+    """On ``curvature x^2 / 2`` torch's own optimiser shrinks 1 % below the edge and grows 1 % above it."""
+    curvature = 3.0
+    for load, grows in ((1.98, False), (2.02, True)):
+        weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+        unit = stability_rate(torch.optim.SGD([weight], lr=1.0, **options))
+        optimizer = torch.optim.SGD([weight], lr=load / (unit * curvature), **options)
+        assert stability_rate(optimizer) * curvature == pytest.approx(load)
+        for _ in range(3000):
+            weight.grad = curvature * weight.detach()
+            optimizer.step()
+        assert (abs(float(weight.detach())) > 1e3) is grows
+
+
+def test_the_edge_is_unknown_beyond_gradient_descent() -> None:
+    assert math.isnan(stability_rate(torch.optim.AdamW([parameter()], lr=0.1)))
+    assert math.isnan(stability_rate(torch.optim.SGD([parameter()], lr=0.1, maximize=True)))
+    groups = [{"params": [parameter()], "lr": 0.1}, {"params": [parameter()], "lr": 0.3}]
+    assert stability_rate(torch.optim.SGD(groups, lr=0.1, momentum=0.5)) == pytest.approx(0.2)
