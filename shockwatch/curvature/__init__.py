@@ -3,6 +3,7 @@ Lanczos, and its spectral measure seen from one vector (theory.md 5)."""
 
 from shockwatch.curvature.hvp import CanonicalLoss
 from shockwatch.curvature.lanczos import ExtremeEigenvalues, Krylov, extreme_eigenvalues, krylov
+from shockwatch.curvature.preconditioned import adam_rates, adam_stability, preconditioned
 from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.curvature.spectral_measure import (
     SpectralMeasure,
@@ -17,9 +18,12 @@ __all__ = [
     "Krylov",
     "ReducedLoss",
     "SpectralMeasure",
+    "adam_rates",
+    "adam_stability",
     "extreme_eigenvalues",
     "krylov",
     "local_entropy_gap",
+    "preconditioned",
     "random_measure",
     "spectral_measure",
 ]
