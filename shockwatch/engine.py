@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import linecache
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import graph_module
 
+from shockwatch.capture import named_state
 from shockwatch.curvature.hvp import CanonicalLoss
 from shockwatch.errors import warn
 from shockwatch.observables import OBSERVABLES, Point
@@ -67,6 +71,7 @@ class Engine:
         self._quotient: Quotient | None = None
         self._described = False
         self._loss: StepLoss | None = None
+        self._errors: list[Exception] = []
         self._observables = [make() for make in OBSERVABLES]
         self._shock = ShockIndicators(horizon)
         self._trajectory = TrajectoryForecaster()
@@ -74,10 +79,10 @@ class Engine:
         self._generator = torch.Generator().manual_seed(seed)
         # The first canonical point has its units in order of size, later snapshots in that of the model.
         self._order = UnitOrder()
+        self._resumed: tuple[int, float, State, State] | None = None
         self._previous: Point | None = None
         self._gradient: tuple[Tensor, State] | None = None
         self._warm_start: Any = None
-        self._proximity = 0.0
 
     @classmethod
     def build(
@@ -105,7 +110,8 @@ class Engine:
         trace = None
         if loss_fn is not None:
             try:
-                trace = trace_step(model, loss_fn, batch)
+                with no_sources_kept():
+                    trace = trace_step(model, loss_fn, batch)
             except TraceError as error:
                 warn(f"shockwatch: {error}. Raw parameters only are watched: no symmetries, no curvature.")
         if trace is not None and trace.draws_random_numbers:
@@ -131,57 +137,87 @@ class Engine:
     def _inferred(self, state: State | None) -> Quotient:
         """The quotient; measured at ``state``, which stays while training goes on, where there is one."""
         if self._quotient is None:
-            if self._trace is None:
-                names = [n for n, p in self._model.named_parameters() if p.requires_grad]
-                self._quotient = Quotient((), names)
-            else:
-                self._quotient = quotient_of(
-                    self._trace, self._model, self._batch, self._seed, self._declared, state
-                )
-                small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
-                self._dtype = torch.float64 if small else None
-                trace = self._trace if self._dtype is None else self._trace.in_dtype(self._dtype)
-                replay = self._trace.replay
-                if self._probes and (replay is None or replay.follows_parameters):
-                    self._loss = StepLoss(trace, self._batch)
+            try:
+                with no_sources_kept():
+                    self._quotient = self._infer(state)
+            except Exception as error:
+                # the raw parameters can be watched all the same
+                self._errors.append(error)
+                self._trace = self._loss = None
+                self._quotient = self._infer(state)
         return self._quotient
 
+    def _infer(self, state: State | None) -> Quotient:
+        if self._trace is None:
+            return Quotient((), [n for n, p in self._model.named_parameters() if p.requires_grad])
+        quotient = quotient_of(self._trace, self._model, self._batch, self._seed, self._declared, state)
+        small = sum(p.numel() for p in self._model.parameters()) <= _FLOAT64_PARAMETERS
+        self._dtype = torch.float64 if small else None
+        trace = self._trace if self._dtype is None else self._trace.in_dtype(self._dtype)
+        replay = self._trace.replay
+        if self._probes and (replay is None or replay.follows_parameters):
+            self._loss = StepLoss(trace, self._batch)
+        return quotient
+
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
-        """All scalars of one snapshot; with ``probe`` those of curvature too."""
+        """All scalars of one snapshot; with ``probe`` those of curvature too.
+
+        An observable that raises, or the probe, costs its own values and no others.
+        """
         quotient = self._quotient
         if quotient is None:
             quotient = self._inferred({n: t.to(self._device) for n, t in snapshot.state.items()})
         notes = () if self._described else _describe(quotient, self._trace is not None)
         self._described = True
         values: dict[str, float] = {}
+        errors, self._errors = self._errors, []
         finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
         if finite:
             point = self._point(quotient, snapshot)
-            for observable in self._observables:
-                values.update(observable.compute(point, self._previous))
-            values["shock/trajectory_steps"] = self._trajectory_steps(point, values["quotient/speed"])
-            if probe and self._loss is not None:
-                shock, news = self._probe(point, snapshot, values.get("quotient/viscosity", math.nan))
-                values.update(shock)
-                notes += news
+            previous = self._previous
+            # before anything can fail: the next snapshot measures its way from here
             self._previous = point
+            for observable in self._observables:
+                try:
+                    values.update(observable.compute(point, previous))
+                except Exception as error:
+                    errors.append(error)
+            try:
+                speed = values.get("quotient/speed", math.nan)
+                values["shock/trajectory_steps"] = self._trajectory_steps(point, previous, speed)
+            except Exception as error:
+                errors.append(error)
+            if probe and self._loss is not None:
+                try:
+                    shock, news = self._probe(point, snapshot, values.get("quotient/viscosity", math.nan))
+                    values.update(shock)
+                    notes += news
+                except Exception as error:
+                    errors.append(error)
         else:
             notes += ("parameters are not finite.",)
         loss = math.nan if snapshot.loss is None else snapshot.loss
         known = 0.0 if snapshot.loss is None else loss
-        values.update(self._phase.update(snapshot.step, values, loss=known, finite=finite))
-        return Observation(snapshot.step, values, notes)
+        try:
+            values.update(self._phase.update(snapshot.step, values, loss=known, finite=finite))
+        except Exception as error:
+            errors.append(error)
+        return Observation(snapshot.step, values, notes, error=errors[0] if errors else None)
 
     def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
+        resumed = self._resumed is not None
+        if self._resumed is not None:
+            self._previous, self._resumed = Point(*self._resumed, quotient), None
         reference = None if self._previous is None else self._previous.canonical
         raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
         canonical = quotient.canonicalize(self._order.apply(raw), reference)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)
-            if moved > _JUMP * quotient.norm(reference):
-                # Units changed places: training does not do that between two snapshots, a gauge change may.
+            if resumed or moved > _JUMP * quotient.norm(reference):
+                # Units changed places: training does not do that between two snapshots, a gauge change may,
+                # and so does a resumed run, which has forgotten their order.
                 matched, order = quotient.match_with_order(canonical, reference)
-                if quotient.euclidean(matched, reference) < moved / 2:
+                if quotient.euclidean(matched, reference) < (moved if resumed else moved / 2):
                     canonical, self._order = matched, self._order.then(order)
         return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
 
@@ -213,12 +249,12 @@ class Engine:
         self._gradient = (reduced.gradient().cpu(), point.canonical)
         return values, notes
 
-    def _trajectory_steps(self, point: Point, speed: float) -> float:
+    def _trajectory_steps(self, point: Point, previous: Point | None, speed: float) -> float:
         """Steps to the next transition by the path alone; ``speed`` is in parameter units per step."""
-        if self._previous is None:
+        if previous is None or math.isnan(speed):
             return math.nan
-        steps = point.step - self._previous.step
-        before = self._previous.training_time
+        steps = point.step - previous.step
+        before = previous.training_time
         remaining, _ = self._trajectory.update(
             training_time=point.training_time, before=before, moved=speed * steps
         )
@@ -247,20 +283,52 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`; the run goes on as if it had not stopped."""
+        """Restore :meth:`state_dict`; the run goes on as if it had not stopped.
+
+        Raises:
+            ValueError: if the state is that of another model. Whatever else is wrong with ``state`` raises
+                something, too; the engine is of no use then.
+        """
         for observable in self._observables:
             own = state["observables"].get(type(observable).__name__)
             if own is not None:
                 observable.load_state_dict(own)
         self._shock.load_state_dict(state["shock"])
-        self._trajectory.load_state_dict(state["trajectory"])
+        if "trajectory" in state:  # the first releases had none
+            self._trajectory.load_state_dict(state["trajectory"])
         self._phase.load_state_dict(state["phase"])
         self._generator.set_state(state["generator"])
-        if state["canonical"] is not None:
-            step, training_time = state["clock"]
-            self._previous = Point(
-                int(step), float(training_time), dict(state["raw"]), dict(state["canonical"]), self.quotient
-            )
+        if state["canonical"] is None:
+            return
+        for part in ("raw", "canonical"):
+            self._require_same_tensors(part, state[part])
+        step, training_time = state["clock"]
+        # the point itself waits for the quotient, which is built on the worker
+        self._resumed = (int(step), float(training_time), dict(state["raw"]), dict(state["canonical"]))
+
+    def _require_same_tensors(self, part: str, saved: Mapping[str, Any]) -> None:
+        for name, tensor in named_state(self._model).items():
+            other = saved.get(name)
+            if not isinstance(other, Tensor) or (other.shape, other.dtype) != (tensor.shape, tensor.dtype):
+                found = f"{tuple(other.shape)} {other.dtype}" if isinstance(other, Tensor) else repr(other)
+                wanted = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise ValueError(f"{part}[{name!r}]: is {found}, but must be a tensor {wanted}")
+
+
+@contextmanager
+def no_sources_kept() -> Iterator[None]:
+    """Forget the source texts of graphs made inside, which torch keeps for tracebacks as long as the process lives.
+
+    Six kilobytes a run for a tiny model: a sweep of thousands of runs in one process would see it grow.
+    """
+    kept: dict[str, str] = getattr(getattr(graph_module, "_loader", None), "eval_cache", {})
+    before = set(kept)
+    try:
+        yield
+    finally:
+        for name in set(kept) - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

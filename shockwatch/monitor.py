@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
+import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -22,6 +26,7 @@ from shockwatch.symmetry import Declared
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
 
 _ERROR_TIMEOUT = 30.0
+_CHECKPOINT_TIMEOUT = 10.0
 
 
 class ShockMonitor:
@@ -47,6 +52,8 @@ class ShockMonitor:
         probe: ``"auto"``, ``"off"`` or every how many snapshots the curvature is measured.
         alerts: ``"default"`` or alert rules.
         seed: of the analysis' own random numbers.
+        shutdown_timeout: seconds that ``close`` waits for the analysis at most; what is not done by then is
+            given up, and a warning states how many snapshots.
         writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing.
         first_step: number of the first step, for a loop that goes on from a checkpoint without our state.
         symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
@@ -73,8 +80,11 @@ class ShockMonitor:
         writer: Any | None = None,
         first_step: int = 1,
         symmetries: Sequence[Declared] = (),
+        shutdown_timeout: float = 300.0,
     ) -> None:
-        self._settings = session.Settings(every_n_steps, budget, horizon, probe, seed, symmetries)
+        self._settings = session.Settings(
+            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout
+        )
         if not isinstance(model, nn.Module):
             raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")
         if not callable(loss_fn):
@@ -95,7 +105,7 @@ class ShockMonitor:
         self._step = require_positive_int("first_step", first_step) - 1
         self._loss: Tensor | float | None = None
         self._resumed: dict[str, Any] | None = None
-        self._closed = False
+        self._closed = self._finished = False
         self.values: dict[str, float] = {session.PROXIMITY: 0.0}
         self.alerts: list[Alert] = []
 
@@ -123,24 +133,39 @@ class ShockMonitor:
         self._publish()
 
     def close(self, timeout: float | None = None) -> None:
-        """Take a last snapshot, wait (at most ``timeout`` seconds) for the analysis, and publish the rest."""
-        if self._closed:
+        """Take a last snapshot, wait for the analysis, and publish the rest.
+
+        Should the program end without it, it is done then.
+
+        Args:
+            timeout: seconds to wait at most; ``shutdown_timeout`` if None.
+        """
+        if self._finished:
             return
         self._closed = True
         self._clock.stop()
-        if self._session is None:
-            return
-        if self._session.last_step != self._step:
-            self._take(self._loss)
-        self._session.close(timeout)
-        self._publish()
+        if self._session is not None:
+            if self._session.last_step != self._step:
+                self._take(self._loss)
+            self._session.close(timeout)
+            self._publish()
+        # not before: a close that was interrupted may be called again
+        self._finished = True
+        _open.discard(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: plain types and tensors."""
+        """What a resumed run needs: plain types and tensors.
+
+        Waits up to ten seconds for the snapshots in work; the wait counts as overhead.
+        """
+        if self._session is not None and not self._closed:
+            self._session.settle(_CHECKPOINT_TIMEOUT)
+            self._publish()
         return {
             "step": self._step,
             "clock": self._clock.state_dict(),
             "alerts": self._manager.state_dict(),
+            "raised": [dataclasses.asdict(alert) for alert in self.alerts],
             "analysis": self._session.state if self._session is not None else self._resumed,
         }
 
@@ -155,6 +180,7 @@ class ShockMonitor:
         self._step = int(state["step"])
         self._clock.load_state_dict(state["clock"])
         self._manager.load_state_dict(state["alerts"])
+        self.alerts = [Alert(**alert) for alert in state.get("raised", [])]
         self._resumed = state["analysis"]
 
     def __enter__(self) -> ShockMonitor:
@@ -166,9 +192,11 @@ class ShockMonitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(None if error is None else _ERROR_TIMEOUT)
+        limit = self._settings.shutdown_timeout
+        self.close(limit if error is None else min(limit, _ERROR_TIMEOUT))
 
     def _open(self, batch: Any) -> session.Session:
+        _open.add(self)
         self._write(write_layout)
         return session.Session(
             self._settings,
@@ -210,6 +238,20 @@ class ShockMonitor:
             session.warn(
                 f"shockwatch: the writer failed and gets nothing more ({type(error).__name__}: {error})"
             )
+
+
+_open: weakref.WeakSet[ShockMonitor] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for monitor in list(_open):
+        monitor.close(_ERROR_TIMEOUT)
+
+
+if hasattr(os, "register_at_fork"):
+    # the run belongs to the parent
+    os.register_at_fork(after_in_child=_open.clear)
 
 
 def _write_update(update: session.Update, writer: Writer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from shockwatch.errors import warn as warn
 from shockwatch.replica import preserved_randomness
 from shockwatch.snapshot import Snapshot
 from shockwatch.symmetry import Declared
-from shockwatch.worker import Analysis, Result, Worker
+from shockwatch.worker import ONE_AT_A_TIME, Analysis, Result, Worker
 
 _log = logging.getLogger("shockwatch")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
@@ -47,6 +48,7 @@ class Settings:
     probe: Probe = "auto"
     seed: int = 0
     symmetries: Sequence[Declared] = ()
+    shutdown_timeout: float = 300.0
 
     def __post_init__(self) -> None:
         require_positive_int("every_n_steps", self.every_n_steps)
@@ -61,6 +63,7 @@ class Settings:
                 f"symmetries={self.symmetries!r}: must be a list of shockwatch.symmetry.Declared"
             )
         object.__setattr__(self, "symmetries", tuple(self.symmetries))
+        require_float("shutdown_timeout", self.shutdown_timeout, 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,14 @@ class Session:
     """Captures, analyses in the background and collects; an error of its own never reaches the caller.
 
     Lives from the first training batch to ``close``. Every method is for the main thread and none of them
-    waits, except ``close``.
+    waits, except ``settle`` and ``close``.
 
     Args:
         settings: validated options.
         manager: turns values into alerts.
         live: the module in training; only its tensors are read.
         build: makes the analysis; called at once, its draws from global generators are undone.
-        resumed: the analysis' state from a checkpoint.
+        resumed: the analysis' state from a checkpoint; if it does not fit, the analysis starts afresh.
     """
 
     def __init__(
@@ -126,10 +129,11 @@ class Session:
         build: Callable[[], Analysis],
         resumed: dict[str, Any] | None = None,
     ) -> None:
+        self._settings = settings
         self._manager = manager
         self._axes: dict[int, int] = {}
         self._extra: deque[Update] = deque()
-        self._resumed = resumed
+        self._state = resumed
         self._reported = False
         self._closed = False
         self._errors = 0
@@ -137,13 +141,12 @@ class Session:
         self._worker: Worker | None = None
         self._last_step: int | None = None
         try:
-            with preserved_randomness():
-                analysis = build()
-                if resumed is not None:
-                    analysis.load_state_dict(resumed)
+            with ONE_AT_A_TIME, preserved_randomness():
+                analysis = self._resume(build, resumed)
             self._capture = Capture(lambda: named_state(live))
             schedule = ProbeSchedule(settings.probe, settings.budget)
             self._worker = Worker(analysis, schedule, self._capture.release)
+            weakref.finalize(self, self._worker.forget).atexit = False
         except Exception as error:
             self._fail("could not be set up", error)
 
@@ -159,9 +162,9 @@ class Session:
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """The analysis' state for a checkpoint, after the last processed snapshot."""
-        current = self._worker.state if self._worker is not None else None
-        return current if current is not None else self._resumed
+        """The analysis' state for a checkpoint, after the last snapshot that was collected: what the alerts
+        have seen, the analysis has seen, and nothing more."""
+        return self._state
 
     def take(self, step: int, axis: int, clock: TrainingClock, loss: Tensor | float | None) -> None:
         """Copy the parameters as they are now and queue them; the oldest that waits gives way if need be."""
@@ -172,6 +175,7 @@ class Session:
         try:
             slot = self._capture.acquire() or self._worker.drop_oldest() or self._capture.acquire()
             if slot is None:
+                self._worker.refuse()
                 return
             self._capture.fill(slot, loss)
             snapshot = Snapshot(
@@ -200,7 +204,8 @@ class Session:
         """
         updates = []
         if self._worker is not None:
-            updates = [self._update(result, step) for result in self._worker.drain()]
+            while (result := self._worker.next_result()) is not None:
+                updates.append(self._update(result, step))
         # a failure comes after the snapshots taken before it: every tag is written in step order
         while self._extra and (self._closed or not self._axes):
             updates.append(self._extra.popleft())
@@ -211,12 +216,51 @@ class Session:
         if self._worker is not None:
             self._worker.charge(seconds)
 
+    def settle(self, timeout: float) -> bool:
+        """Wait until all that was accepted is ready to be collected, at most ``timeout`` seconds.
+
+        The wait counts as overhead. Returns whether all is ready.
+        """
+        if self._worker is None:
+            return True
+        start = time.perf_counter()
+        settled = self._worker.settle(timeout)
+        self._worker.charge(time.perf_counter() - start)
+        return settled
+
     def close(self, timeout: float | None = None) -> None:
-        """Wait until every accepted snapshot is analysed (at most ``timeout`` seconds); then ``collect``."""
+        """Wait until every accepted snapshot is analysed; then ``collect``.
+
+        Args:
+            timeout: seconds to wait at most; the ``shutdown_timeout`` of the settings if None. What is not
+                done by then is given up, with one warning that states how many snapshots.
+        """
         self._capture = None
         self._closed = True
-        if self._worker is not None and (lost := self._worker.close(timeout)):
-            warn(f"shockwatch: {lost} snapshots were not analysed within {timeout:g} s and are lost")
+        if self._worker is None:
+            return
+        limit = self._settings.shutdown_timeout if timeout is None else timeout
+        if lost := self._worker.close(limit):
+            note = f"{lost} snapshots were not analysed within {limit:g} s and are lost"
+            warn(f"shockwatch: {note}")
+            step = self._last_step or 0
+            values = {"shockwatch/dropped": float(self._worker.dropped)}
+            self._extra.append(Update(step, self._axes.get(step, step), values, (note,), (), math.nan, False))
+
+    def _resume(self, build: Callable[[], Analysis], resumed: dict[str, Any] | None) -> Analysis:
+        analysis = build()
+        if resumed is None:
+            return analysis
+        try:
+            analysis.load_state_dict(resumed)
+        except Exception as error:
+            warn(
+                f"shockwatch: the checkpoint's state of the analysis does not fit ({type(error).__name__}: "
+                f"{error}); it starts afresh."
+            )
+            self._state = None
+            return build()
+        return analysis
 
     def _update(self, result: Result, step: int) -> Update:
         snapshot, cost = result.snapshot, result.cost
@@ -229,6 +273,7 @@ class Session:
         values["shockwatch/overhead"] = cost.overhead
         values["shockwatch/errors"] = float(cost.errors)
         self._errors = cost.errors
+        self._state = result.state if result.state is not None else self._state
         for note in result.observation.notes:
             _log.info("step %d: %s", snapshot.step, note)
         axis = self._axes.pop(snapshot.step, snapshot.step)
@@ -254,13 +299,13 @@ class Session:
             _log.log(_LEVELS.get(alert.severity, logging.WARNING), "step %d: %s", alert.step, alert.message)
         return alerts
 
-    def _fail(self, what: str, error: Exception, step: int = 0, axis: int = 0) -> None:
+    def _fail(self, what: str, error: BaseException, step: int = 0, axis: int = 0) -> None:
         self._report(what, error)
         note = f"shockwatch {what}: {type(error).__name__}: {error}"
         values = {"shockwatch/errors": float(self._errors + 1)}
         self._extra.append(Update(step, axis, values, (note,), (), math.nan, False))
 
-    def _report(self, what: str, error: Exception) -> None:
+    def _report(self, what: str, error: BaseException) -> None:
         if self._reported:
             _log.debug("the analysis %s", what, exc_info=error)
             return

@@ -48,9 +48,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Observation:
-    """The scalars computed from one snapshot, by tag, what has to be said about them, and pictures of an event."""
+    """The scalars computed from one snapshot, by tag, what has to be said about them, and pictures of an event.
+
+    Attributes:
+        error: the first error of a part of the analysis; ``values`` holds what the other parts gave.
+    """
 
     step: int
     values: dict[str, float]
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    error: Exception | None = None

@@ -13,7 +13,7 @@ from shockwatch.alerts import Alert
 ALERTS_TAG = "shockwatch/alerts"
 NOTES_TAG = "shockwatch/notes"
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|>-])")
 
 
 class Writer(Protocol):
@@ -84,9 +84,10 @@ def alert_markdown(alert: Alert) -> str:
     """One alert as a short Markdown paragraph."""
     forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.4g}"
     heading = f"{escape(alert.severity)}: {escape(alert.name)}"
+    tag = " ".join(alert.tag.replace("`", "").split())
     return (
         f"**{heading}** at step {alert.step}: {escape(alert.message)}  \n"
-        f"`{alert.tag.replace('`', '')}` = {alert.value:.4g} (threshold {alert.threshold:.4g}{forecast})"
+        f"`{tag}` = {alert.value:.4g} (threshold {alert.threshold:.4g}{forecast})"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +19,11 @@ from shockwatch.openmp import use_one_thread
 from shockwatch.snapshot import Observation, Snapshot
 
 _IDLE_SECONDS = 0.5
+_EXIT_SECONDS = 30.0
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while an analysis is built: tracing patches torch, and random states are put back, for the whole process."""
 
 
 class Analysis(Protocol):
@@ -57,13 +65,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Result:
-    """One analysed snapshot, without its tensors; ``error`` says why ``observation`` is empty."""
+    """One analysed snapshot, without its tensors.
+
+    Attributes:
+        error: why ``observation`` is empty, or holds less than it should.
+        state: the analysis' state after this snapshot; None if it could not be had.
+    """
 
     snapshot: Snapshot
     observation: Observation
     probe: bool
     cost: Cost
-    error: Exception | None = None
+    error: BaseException | None = None
+    state: dict[str, Any] | None = None
 
 
 @dataclass
@@ -76,9 +90,15 @@ class _Job:
 class Worker:
     """Runs an analysis on its own thread, first in, first out.
 
-    The queue is bounded by the number of slots that exist. The thread is no daemon (a daemon may die in the
-    middle of a computation and take the interpreter with it); it ends with ``close``, or when the main thread
-    has ended.
+    The queue is bounded by the number of slots that exist. Whatever the analysis raises (``SystemExit``
+    included) is the result of that snapshot, and the thread goes on. It is a daemon, so that an analysis
+    that hangs cannot keep the interpreter from ending; at exit it gets half a minute to finish what it has,
+    for a thread that is cut off inside a computation may take the process with it.
+
+    The main thread may be interrupted (``KeyboardInterrupt``) between any two of its instructions. So it takes
+    the bare lock, which a ``with`` statement always gives back, never waits on a condition or an event (their
+    locks are taken in Python, and an interrupt there leaves them taken), and never trusts ``Thread.join``,
+    which declares a thread dead when it is interrupted.
 
     Args:
         analysis: what to run.
@@ -90,11 +110,16 @@ class Worker:
         self._analysis = analysis
         self._schedule = schedule
         self._release = release
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
         self._queue: deque[_Job] = deque()
+        self._current: _Job | None = None
         self._results: deque[Result] = deque()
         self._closing = False
         self._abandoned = False
+        self._ended = False
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._submitted = 0
         self._dropped = 0
         self._errors = 0
@@ -102,21 +127,15 @@ class Worker:
         self._total_seconds = 0.0
         self._recurring_seconds = 0.0
         self._proximity = 0.0
-        self._state: dict[str, Any] | None = None
         self._started = time.perf_counter()
-        self._thread = threading.Thread(target=self._run, name="shockwatch", daemon=False)
+        self._thread = threading.Thread(target=self._run, name="shockwatch", daemon=True)
         self._thread.start()
-
-    @property
-    def state(self) -> dict[str, Any] | None:
-        """The analysis' state after the last snapshot it processed, or None; a private copy, never waits."""
-        with self._changed:
-            return self._state
+        _running.add(self)
 
     @property
     def dropped(self) -> int:
         """Snapshots lost so far."""
-        with self._changed:
+        with self._lock:
             return self._dropped
 
     def submit(self, snapshot: Snapshot, slot: Slot) -> None:
@@ -125,32 +144,57 @@ class Worker:
         Raises:
             RuntimeError: after ``close``.
         """
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise RuntimeError("the worker is closed and takes no more snapshots")
             self._queue.append(_Job(self._submitted, snapshot, slot))
             self._submitted += 1
-            self._changed.notify_all()
+            self._arrived.notify_all()
 
     def drop_oldest(self) -> Slot | None:
-        """Give up the oldest snapshot that still waits, count it, and return its slot; None if none waits."""
-        with self._changed:
-            if not self._queue:
-                return None
+        """Give up the oldest snapshot that still waits, count it, and return its slot; None if none waits.
+
+        The very first snapshot stays: the path is measured from it. Old ones go before new ones, for a
+        forecast is worth most while it is fresh.
+        """
+        with self._lock:
+            for place, job in enumerate(self._queue):
+                if job.index > 0:
+                    del self._queue[place]
+                    self._dropped += 1
+                    return job.slot
+        return None
+
+    def refuse(self) -> None:
+        """Count a snapshot that could not even be queued."""
+        with self._lock:
             self._dropped += 1
-            return self._queue.popleft().slot
 
     def charge(self, seconds: float) -> None:
         """Add main-thread seconds (a capture, writing the results) to the recurring cost."""
-        with self._changed:
+        with self._lock:
             self._recurring_seconds += seconds
 
-    def drain(self) -> list[Result]:
-        """The results since the last call, in step order; never waits."""
-        with self._changed:
-            results = list(self._results)
-            self._results.clear()
-        return results
+    def next_result(self) -> Result | None:
+        """The oldest result not yet taken, or None; never waits."""
+        with self._lock:
+            return self._results.popleft() if self._results else None
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is queued or in work, at most ``timeout`` seconds; tell whether that is so."""
+        deadline = time.perf_counter() + timeout
+        while True:
+            with self._lock:
+                if self._ended or not (self._queue or self._current):
+                    return True
+            if time.perf_counter() >= deadline:
+                return False
+            time.sleep(0.001)
+
+    def forget(self) -> None:
+        """End once the queue is empty, though nobody asks for the results; takes no lock (garbage collection
+        may call it anywhere)."""
+        self._closing = True
 
     def close(self, timeout: float | None = None) -> int:
         """Process everything that was accepted, then end the thread.
@@ -161,73 +205,119 @@ class Worker:
         Returns:
             The snapshots that were given up because the time ran out (0 normally).
         """
-        with self._changed:
+        deadline = math.inf if timeout is None else time.perf_counter() + timeout
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
-        self._thread.join(timeout)
-        if not self._thread.is_alive():
-            return 0
-        with self._changed:
-            self._abandoned = True
-            lost = len(self._queue) + 1
+            self._arrived.notify_all()
+        # the flag is the truth, the bell only wakes
+        while not self._ended and (left := deadline - time.perf_counter()) > 0.0:
+            self._bell.acquire(timeout=min(left, _IDLE_SECONDS))
+        with self._lock:
+            lost = 0 if self._abandoned else len(self._queue) + (self._current is not None)
+            self._abandoned = self._abandoned or not self._ended
             self._queue.clear()
             self._dropped += lost
+        if self._ended:
+            self._thread.join(_IDLE_SECONDS)
         return lost
 
     def _run(self) -> None:
-        use_one_thread()
-        while (job := self._next()) is not None:
-            self._process(job)
+        told = False
+        try:
+            while not self._ended:
+                try:
+                    if not told:
+                        told = True
+                        use_one_thread()
+                    while (job := self._next()) is not None:
+                        self._process(job)
+                except BaseException as error:
+                    # raised into the thread from outside, or between two snapshots
+                    self._give_up_current(error)
+        finally:
+            self._ended = True
+            self._bell.release()
 
     def _next(self) -> _Job | None:
-        with self._changed:
+        with self._lock:
             while not self._queue:
-                if self._closing or not threading.main_thread().is_alive():
+                if self._closing:
+                    self._ended = True
                     return None
-                self._changed.wait(_IDLE_SECONDS)
-            return self._queue.popleft()
+                self._arrived.wait(_IDLE_SECONDS)
+            self._current = self._queue.popleft()
+            return self._current
 
     def _process(self, job: _Job) -> None:
         start = time.perf_counter()
-        probe, error, state = False, None, None
+        probe, state = False, None
+        error: BaseException | None = None
         observation = Observation(job.snapshot.step, {})
         try:
             job.slot.wait()
             loss = float(job.slot.loss) if job.slot.loss_known else None
             snapshot = replace(job.snapshot, loss=loss)
-            with self._changed:
+            with self._lock:
                 spent, elapsed = self._recurring_seconds, start - self._started
             probe = self._schedule.due(job.index, spent, elapsed, self._proximity)
             observation = self._analysis.process(snapshot, probe)
+            error = observation.error
             state = self._analysis.state_dict()
             proximity = observation.values.get("shock/proximity", math.nan)
             if math.isfinite(proximity):
                 self._proximity = proximity
-        except Exception as caught:
-            # without its traceback: the frames would keep the slot's tensors alive
-            error = caught.with_traceback(None)
-        finally:
-            self._release(job.slot)
-        self._store(replace(job.snapshot, state={}), observation, probe, error, state, start)
+        except BaseException as caught:
+            error = caught
+        self._store(job, observation, probe, error, state, start)
 
     def _store(
         self,
-        snapshot: Snapshot,
+        job: _Job,
         observation: Observation,
         probe: bool,
-        error: Exception | None,
+        error: BaseException | None,
         state: dict[str, Any] | None,
         start: float,
     ) -> None:
-        with self._changed:
+        self._release(job.slot)
+        with self._lock:
             now = time.perf_counter()
             self._total_seconds += now - start
             if self._processed:
                 self._recurring_seconds += now - start
             self._processed += 1
             self._errors += error is not None
-            self._state = state if state is not None else self._state
+            self._current = None
             elapsed = max(now - self._started, 1e-9)
             cost = Cost(self._dropped, self._errors, self._total_seconds, self._recurring_seconds / elapsed)
             if not self._abandoned:
-                self._results.append(Result(snapshot, observation, probe, cost, error))
+                snapshot = replace(job.snapshot, state={})
+                self._results.append(Result(snapshot, observation, probe, cost, _bare(error), state))
+
+    def _give_up_current(self, error: BaseException) -> None:
+        with self._lock:
+            job = self._current
+        if job is not None:
+            self._store(job, Observation(job.snapshot.step, {}), False, error, None, time.perf_counter())
+
+
+def _bare(error: BaseException | None) -> BaseException | None:
+    """``error`` without tracebacks: their frames would keep the slot's tensors alive."""
+    if error is not None:
+        error = error.with_traceback(None)
+        error.__context__ = error.__cause__ = None
+    return error
+
+
+_running: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for worker in list(_running):
+        worker.close(_EXIT_SECONDS)
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    # a child has the locks as they were, but not the threads that would free them
+    os.register_at_fork(after_in_child=_running.clear)

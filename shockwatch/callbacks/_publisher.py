@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
+import shutil
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from shockwatch.alerts import Alert
 from shockwatch.session import PROXIMITY, Update, warn
 from shockwatch.tensorboard import as_writer, write_layout, write_texts
+
+SPARED_BYTES = 16 << 20
+"""So much room on a logger's disk is left to the run."""
 
 
 class Publisher:
@@ -32,6 +41,7 @@ class Publisher:
         # a monitor may read it before the first result: it is finite from the start, and stays so
         self.values: dict[str, float] = {PROXIMITY: 0.0}
         self._metrics: dict[str, Tensor] = _as_metrics(self.values)
+        self._unwritten: deque[Update] = deque()
         self._described: weakref.WeakSet[Any] = weakref.WeakSet()
         self._warned: set[str] = set()
 
@@ -39,7 +49,13 @@ class Publisher:
         """Forget a former run; listeners stay."""
         self.alerts, self.values = [], {PROXIMITY: 0.0}
         self._metrics = _as_metrics(self.values)
+        self._unwritten.clear()
         self._warned.clear()
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether an interrupt left something to be written."""
+        return bool(self._unwritten)
 
     def describe_charts(self, trainer: Trainer) -> None:
         """Write the custom-scalars layout, once per TensorBoard writer."""
@@ -58,11 +74,14 @@ class Publisher:
             self.values.update(update.values)
             self._metrics.update(_as_metrics(update.values))
             self.alerts.extend(update.alerts)
-            self._log(trainer, update)
-            for listener in list(self.listeners):
-                listener(update)
+            self._unwritten.append(update)
+            self._tell(update)
         if updates:
             self.republish(trainer)
+        # what an interrupt cuts off is written by the next call: at the end of the run at the latest
+        while self._unwritten:
+            self._log(trainer, self._unwritten[0])
+            self._unwritten.popleft()
 
     def republish(self, trainer: Trainer) -> None:
         """Put the latest values where monitoring callbacks read them; Lightning may have cleared them."""
@@ -78,9 +97,18 @@ class Publisher:
         self.values = {str(tag): float(value) for tag, value in state["values"].items()}
         self._metrics = _as_metrics({PROXIMITY: 0.0}) | _as_metrics(self.values)
 
+    def _tell(self, update: Update) -> None:
+        for listener in list(self.listeners):
+            try:
+                listener(update)
+            except Exception as error:
+                self.listeners.remove(listener)
+                self._warn_once(f"a listener failed and hears nothing more: {listener!r}", error)
+
     def _log(self, trainer: Trainer, update: Update) -> None:
         for logger in trainer.loggers:
             try:
+                _require_space(logger)
                 logger.log_metrics(update.values, step=update.axis)
                 if (writer := as_writer(getattr(logger, "experiment", None))) is not None:
                     write_texts(writer, update.alerts, update.notes, update.axis)
@@ -91,6 +119,21 @@ class Publisher:
         if what not in self._warned:
             self._warned.add(what)
             warn(f"shockwatch: {what} ({type(error).__name__}: {error}). Training goes on.")
+
+
+def _require_space(logger: Logger) -> None:
+    """Raise ``OSError`` if little room is left on the logger's disk: the last of it belongs to the run.
+
+    A writer that meets a full disk may fail the user's own next write, or the end of the run.
+    """
+    place = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
+    if not isinstance(place, (str, os.PathLike)):
+        return
+    folder = Path(place).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if shutil.disk_usage(folder).free < SPARED_BYTES:
+        raise OSError(errno.ENOSPC, f"less than {SPARED_BYTES >> 20} MiB are left on the disk", str(folder))
 
 
 def _as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from shockwatch.session import Session, Settings, Update
 from shockwatch.symmetry import Declared
 
 _EXCEPTION_TIMEOUT = 30.0
+_CHECKPOINT_TIMEOUT = 10.0
 _SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
@@ -49,6 +50,8 @@ class ShockWatch(Callback):
             is measured.
         alerts: ``"default"`` or alert rules.
         seed: of the analysis' own random numbers.
+        shutdown_timeout: seconds that the end of ``fit`` waits for the analysis at most; what is not done by then
+            is given up, and a warning states how many snapshots. After an exception it is 30 at most.
         loss_fn: ``loss_fn(module, batch) -> scalar`` for the probes; by default the module's
             ``training_step``, run on a private copy. With manual optimisation it is required for curvature: without
             it the losses given to ``manual_backward`` show the symmetries, and no more.
@@ -68,8 +71,9 @@ class ShockWatch(Callback):
         seed: int = 0,
         loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
         symmetries: Sequence[Declared] = (),
+        shutdown_timeout: float = 300.0,
     ) -> None:
-        self.settings = Settings(every_n_steps, budget, horizon, probe, seed, symmetries)
+        self.settings = Settings(every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout)
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r}: must be callable as loss_fn(module, batch), or None")
         self._rules = alerts
@@ -78,6 +82,7 @@ class ShockWatch(Callback):
         self._publisher = Publisher()
         self._clock = TrainingClock()
         self._session: Session | None = None
+        self._trainer: Trainer | None = None
         self._analysis_state: dict[str, Any] | None = None
         self._broken = False
         self._watching = False
@@ -129,6 +134,7 @@ class ShockWatch(Callback):
         self._watching = self._can_watch(trainer)
         self._seen_step = trainer.global_step
         if self._watching:
+            self._trainer = trainer
             self._clock.listen([_inner(optimizer) for optimizer in trainer.optimizers])
             self._publisher.describe_charts(trainer)
         self._publisher.republish(trainer)
@@ -190,15 +196,20 @@ class ShockWatch(Callback):
     @never_raises
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Publish what is known about a run that dies, and shut down (teardown does not run then)."""
-        self._finish(trainer, _EXCEPTION_TIMEOUT)
+        self._finish(trainer, self._impatient)
 
     @never_raises
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Shut down, should nothing else have done it."""
-        self._finish(trainer, _EXCEPTION_TIMEOUT)
+        self._finish(trainer, self._impatient)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: plain types and tensors."""
+        """What a resumed run needs: plain types and tensors.
+
+        Waits up to ten seconds for the snapshots in work, so that a run that dies right after is resumed without a
+        gap; the wait counts as overhead.
+        """
+        self._catch_up()
         return {
             "clock": self._clock.state_dict(),
             "rules": self._manager.state_dict(),
@@ -220,6 +231,17 @@ class ShockWatch(Callback):
                 "the watch starts afresh."
             )
 
+    @property
+    def _impatient(self) -> float:
+        return min(_EXCEPTION_TIMEOUT, self.settings.shutdown_timeout)
+
+    @never_raises
+    def _catch_up(self) -> None:
+        """Publish all that was taken so far, if it is ready soon."""
+        if self._session is not None and self._trainer is not None:
+            self._session.settle(_CHECKPOINT_TIMEOUT)
+            self._publish(self._trainer)
+
     def _reset(self) -> None:
         """Forget a former run."""
         self._manager = AlertManager(self._rules)
@@ -233,8 +255,9 @@ class ShockWatch(Callback):
         """End the worker without publishing."""
         self._clock.stop()
         self._batch, self._has_batch, self._watching = None, False, False
+        self._trainer = self._outputs = None
         if self._session is not None:
-            self._session.close(_EXCEPTION_TIMEOUT)
+            self._session.close(self._impatient)
             self._analysis_state = self._session.state
             self._session = None
 
@@ -285,7 +308,8 @@ class ShockWatch(Callback):
         if self._session is None:
             return
         start = time.perf_counter()
-        if updates := self._session.collect(self._seen_step):
+        updates = self._session.collect(self._seen_step)
+        if updates or self._publisher.unwritten:
             self._publisher.publish(trainer, updates)
             self._session.charge(time.perf_counter() - start)
 
@@ -296,7 +320,7 @@ class ShockWatch(Callback):
         self._session.close(timeout)
         self._publish(trainer)
         self._analysis_state = self._session.state
-        self._session = None
+        self._session = self._trainer = self._outputs = None
         self._watching = False
         self._publisher.republish(trainer)
 

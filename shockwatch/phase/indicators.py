@@ -104,7 +104,13 @@ class PhaseIndicators:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a memory written by :meth:`state_dict`."""
+        """Take up a memory written by :meth:`state_dict`.
+
+        Raises:
+            ValueError: if the series has not one time for each value.
+        """
+        if len(state["times"]) != len(state["series"]):
+            raise ValueError(f"times: {len(state['times'])} for a series of {len(state['series'])} values")
         self._restart(str(state["source"]))
         self._times.extend(float(time) for time in state["times"])
         self._series.extend(float(value) for value in state["series"])

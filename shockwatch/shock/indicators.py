@@ -122,7 +122,8 @@ class ShockIndicators:
         Raises:
             ValueError: if ``state`` is not such a mapping.
         """
-        forecaster, score, said = (state.get(key) for key in ("forecaster", "score", "said"))
+        forecaster, said = state.get("forecaster"), state.get("said")
+        score = state.get("score", self._score.state_dict())  # the first releases kept none
         if not (isinstance(forecaster, Mapping) and isinstance(score, Mapping) and isinstance(said, Mapping)):
             raise ValueError(f"state={dict(state)!r}: needs mappings 'forecaster', 'score' and 'said'")
         self._forecaster.load_state_dict(forecaster)

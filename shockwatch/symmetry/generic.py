@@ -70,7 +70,8 @@ class GenericPoint:
         noise = torch.randn(min(_PERIOD, flat.numel()), generator=generator)
         noise = (_SHARE * size * noise).to(result.device, result.dtype)
         whole = flat.numel() // len(noise) * len(noise) if len(noise) else 0
-        flat[:whole].view(-1, max(len(noise), 1)).add_(noise)
+        if whole:
+            flat[:whole].view(-1, len(noise)).add_(noise)
         flat[whole:].add_(noise[: flat.numel() - whole])
         # a variance stays positive
         return result.abs_().add_(0.1) if name.endswith("running_var") else result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -75,7 +75,9 @@ def quotient_of(
         StepLoss(wide, batch), acting, fixed, seed, lambda: StepLoss(without_epsilon(wide), batch)
     )
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
-    kept, rejected, elsewhere = _verified(system, verifier, check)
+    kept, rejected, elsewhere = _verified(
+        system, verifier, check, {name for name, t in tensors.items() if not t.numel()}
+    )
     kept, refused = _with_declared(by_hand, kept, verifier, check, acting, seed)
     rejected += refused
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
@@ -95,7 +97,7 @@ def quotient_of(
 
 
 def _verified(
-    system: ChargeSystem, verifier: Verifier, check: PathCheck | None
+    system: ChargeSystem, verifier: Verifier, check: PathCheck | None, empty: Set[str]
 ) -> tuple[list[SymmetryGroup], list[SymmetryGroup], list[SymmetryGroup]]:
     """The groups whose measured invariance holds, those whose does not, and those that fail on other batches.
 
@@ -111,7 +113,8 @@ def _verified(
         hoped = list(kept)
         found: list[list[SymmetryGroup]] = []
         for find in FINDERS[start:]:
-            found.append(find(system, tuple(hoped)))
+            # on a tensor without a number there is nothing to move
+            found.append([g for g in find(system, tuple(hoped)) if empty.isdisjoint(g.parameters)])
             hoped += found[-1]
         fresh = [group for groups in found for group in groups if _action(group) not in known]
         verifier.measure(fresh)

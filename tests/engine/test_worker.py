@@ -13,8 +13,12 @@ from torch import nn
 from shockwatch.budget import ProbeSchedule
 from shockwatch.capture import Capture, named_state
 from shockwatch.snapshot import Snapshot
-from shockwatch.worker import Worker
+from shockwatch.worker import Result, Worker
 from tests.engine.shockwatch_fakes import FakeAnalysis
+
+
+def drain(worker: Worker) -> list[Result]:
+    return list(iter(worker.next_result, None))
 
 
 class Bench:
@@ -51,14 +55,14 @@ def test_all_accepted_are_processed_in_order(benches: list[Bench]) -> None:
     for step in range(3):
         bench.take(step)
     assert bench.worker.close(30) == 0
-    results = bench.worker.drain()
+    results = drain(bench.worker)
     assert [r.observation.step for r in results] == [0, 1, 2]
     assert [r.observation.values["raw/norm"] for r in results] == pytest.approx(
         [s * 2**0.5 for s in range(3)]
     )
     assert [s.loss for s in bench.analysis.snapshots] == [0.0, 1.0, 2.0]
     assert all(r.snapshot.state == {} for r in results)
-    assert bench.worker.drain() == []
+    assert drain(bench.worker) == []
 
 
 def test_full_queue_drops_the_oldest_and_never_waits(benches: list[Bench]) -> None:
@@ -78,7 +82,7 @@ def test_full_queue_drops_the_oldest_and_never_waits(benches: list[Bench]) -> No
     assert analysis.steps == [0, 48, 49]
     # what was analysed is what was copied, not a mixture of slots
     assert analysis.norms == pytest.approx({0: 0.0, 48: 48 * 2**0.5, 49: 49 * 2**0.5})
-    assert bench.worker.drain()[-1].cost.dropped == 47
+    assert drain(bench.worker)[-1].cost.dropped == 47
 
 
 def test_error_is_data_and_the_next_snapshot_is_processed(benches: list[Bench]) -> None:
@@ -87,7 +91,7 @@ def test_error_is_data_and_the_next_snapshot_is_processed(benches: list[Bench]) 
     for step in range(3):
         bench.take(step)
     bench.worker.close(30)
-    results = bench.worker.drain()
+    results = drain(bench.worker)
     assert [type(r.error) for r in results] == [type(None), ZeroDivisionError, type(None)]
     assert results[1].observation.values == {}
     assert [r.cost.errors for r in results] == [0, 1, 1]
@@ -105,7 +109,7 @@ def test_close_with_timeout_states_what_is_lost(benches: list[Bench]) -> None:
     assert bench.worker.close(0.05) == 3
     analysis.gate.set()
     assert bench.worker.close(30) == 0
-    assert bench.worker.drain() == []
+    assert drain(bench.worker) == []
     with pytest.raises(RuntimeError, match="closed"):
         bench.take(4)
 
@@ -128,21 +132,43 @@ def test_threads_and_random_state_of_the_main_thread_are_untouched(benches: list
         torch.set_num_threads(before)
 
 
-def test_state_is_available_while_the_worker_is_busy(benches: list[Bench]) -> None:
+def test_every_result_brings_the_state_after_it(benches: list[Bench]) -> None:
+    bench = Bench(FakeAnalysis(fail_at={1}))
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+    bench.worker.close(30)
+    states = [result.state for result in drain(bench.worker)]
+    assert [None if state is None else state["count"] for state in states] == [1, None, 2]
+
+
+def test_settle_waits_for_what_is_in_work(benches: list[Bench]) -> None:
     analysis = FakeAnalysis()
+    analysis.gate = threading.Event()
     bench = Bench(analysis)
     benches.append(bench)
-    assert bench.worker.state is None
+    assert bench.worker.settle(0.0)
     bench.take(0)
-    while bench.worker.state is None:
-        time.sleep(0.001)
-    analysis.entered.clear()
-    analysis.gate = threading.Event()
     bench.take(1)
-    assert analysis.entered.wait(10)
-    state = bench.worker.state
-    assert state is not None
-    assert state["count"] == 1
+    assert not bench.worker.settle(0.05)
+    analysis.gate.set()
+    assert bench.worker.settle(30)
+    assert analysis.steps == [0, 1]
+
+
+def test_the_first_snapshot_is_never_dropped(benches: list[Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    run = Worker._run
+    monkeypatch.setattr(Worker, "_run", lambda worker: (free.wait(30), run(worker)))
+    bench = Bench(FakeAnalysis())
+    benches.append(bench)
+    # a busy machine: the thread has not begun yet
+    for step in range(10):
+        bench.take(step)
+    free.set()
+    assert bench.worker.close(30) == 0
+    assert bench.analysis.steps == [0, 8, 9]
+    assert drain(bench.worker)[-1].cost.dropped == 7
 
 
 def test_overhead_leaves_the_first_snapshot_out(benches: list[Bench]) -> None:
@@ -152,7 +178,7 @@ def test_overhead_leaves_the_first_snapshot_out(benches: list[Bench]) -> None:
         bench.take(step)
     bench.worker.charge(0.0)
     bench.worker.close(30)
-    costs = [r.cost for r in bench.worker.drain()]
+    costs = [r.cost for r in drain(bench.worker)]
     assert costs[0].overhead < 0.05
     assert costs[2].worker_seconds == pytest.approx(0.15, abs=0.08)
     assert 0.3 < costs[2].overhead < 0.9
@@ -164,7 +190,7 @@ def test_thousand_snapshots_under_load(benches: list[Bench]) -> None:
     for step in range(1000):
         bench.take(step)
     bench.worker.close(60)
-    steps = [r.observation.step for r in bench.worker.drain()]
+    steps = [r.observation.step for r in drain(bench.worker)]
     assert steps == sorted(set(steps))
     assert len(steps) + bench.worker.dropped == 1000
     assert bench.analysis.norms == pytest.approx({s: s * 2**0.5 for s in steps})
@@ -174,6 +200,6 @@ def test_a_forgotten_worker_does_not_hang_the_interpreter() -> None:
     code = (
         "import sys; sys.path[:0] = ['tests/engine'];"
         "from shockwatch_fakes import FakeAnalysis; from shockwatch.budget import ProbeSchedule;"
-        "from shockwatch.worker import Worker; Worker(FakeAnalysis(), ProbeSchedule(1, 0.1), print)"
+        "from shockwatch.worker import Result, Worker; Worker(FakeAnalysis(), ProbeSchedule(1, 0.1), print)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
