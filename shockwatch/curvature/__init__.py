@@ -1,6 +1,7 @@
 """Curvature of the loss on the quotient: Hessian-vector products of ``P H P``, the ends of its spectrum by
 Lanczos, and its spectral measure seen from one vector (theory.md 5)."""
 
+from shockwatch.curvature.density import SpectralDensity, spectral_density
 from shockwatch.curvature.hvp import CanonicalLoss
 from shockwatch.curvature.lanczos import ExtremeEigenvalues, Krylov, extreme_eigenvalues, krylov
 from shockwatch.curvature.preconditioned import adam_rates, adam_stability, preconditioned
@@ -17,6 +18,7 @@ __all__ = [
     "ExtremeEigenvalues",
     "Krylov",
     "ReducedLoss",
+    "SpectralDensity",
     "SpectralMeasure",
     "adam_rates",
     "adam_stability",
@@ -25,5 +27,6 @@ __all__ = [
     "local_entropy_gap",
     "preconditioned",
     "random_measure",
+    "spectral_density",
     "spectral_measure",
 ]
