@@ -62,10 +62,10 @@ def spectral_density(
     """Estimate the density of eigenvalues of ``P H P`` on the horizontal space.
 
     Each draw is a Gauss quadrature from a random horizontal direction. Its weights average to the density, with a
-    standard error of ``sqrt(2 Var f / (dim * draws))`` on the mean of a function ``f`` of the eigenvalue; moments up to
-    ``2 products - 1`` have no other error. Details finer than about the range over ``products`` are not resolved, except
-    single outliers once Lanczos has found them. Directions along orbits, whose
-    curvature is not one of the reduced loss, are not counted.
+    standard error of ``sqrt(2 Var f / (dim * draws))`` on the mean of a function ``f`` of the eigenvalue; moments up
+    to ``2 products - 1`` have no other error. Details finer than about the range over ``products`` are not resolved,
+    except single outliers once Lanczos has found them. Directions along orbits, whose curvature is not one of the
+    reduced loss, are not counted.
 
     Args:
         reduced: the reduced loss at one canonical point.
