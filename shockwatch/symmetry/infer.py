@@ -82,7 +82,6 @@ def quotient_of(
     rejected += refused
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
-        group.anchor_(acting)
     notes = () if check is None else (report(trace, check, elsewhere),)
     for note in notes:
         warn(f"shockwatch: {note}")

@@ -65,9 +65,6 @@ class SymmetryGroup(ABC):
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         """Apply a random element in place; ``scale`` is the standard deviation of its logarithm."""
 
-    def anchor_(self, state: State) -> None:
-        """Take from ``state``, once, what the slice needs as a reference."""
-
     def canonicalize_(self, state: State) -> float:
         """Move to the canonical point of this group's orbit in place; returns the size of the move (log units)."""
         return 0.0

@@ -121,13 +121,6 @@ class ScalingGroup(ContinuousGroup):
                 break
         return t
 
-    def anchor_(self, state: State) -> None:
-        """One factor for whole tensors keeps the norm they had: far from it an eps would show."""
-        with torch.no_grad():
-            norm = float(sum(n.sum() for _, n in self._norms(state)))
-        if not self.units and math.isfinite(norm) and norm > 0:
-            self.reference = norm
-
     def canonicalize_(self, state: State) -> float:
         logarithm = self.balancing_log(self._norms(state))
         self.scale_(state, logarithm)

@@ -100,4 +100,8 @@ def _group(system: ChargeSystem, charges: Charges, pieces: Sequence[Piece]) -> S
     )
     cls = PositiveScaling if sides[1] else ScaleInvariance
     evidence = f"one factor for {len(moved)} tensors that are read through a norm"
-    return cls(block_name(*sides), tuple(pieces), evidence, approximate, charges=tuple(values))
+    # Rows of norm one, as the unit-wise invariances have them: a norm taken from a state would depend on its gauge.
+    rows = sum(math.prod(a.size for a in p.atoms[:-1]) for p, _ in moved)
+    return cls(
+        block_name(*sides), tuple(pieces), evidence, approximate, charges=tuple(values), reference=float(rows)
+    )
