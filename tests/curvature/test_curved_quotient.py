@@ -3,8 +3,8 @@
 Nothing here uses the package's groups or projectors, nor that the gradient is horizontal: generators, constraints
 and geodesics are written out by hand. The quotient is ``M / K`` with ``M`` the canonical slice, a surface in the flat
 space of parameters, and ``K`` the isometries left on it; a geodesic of the quotient is one of ``M`` that starts
-orthogonal to the orbits of ``K``. On the sphere that is a great circle. On the balanced slice ``c(theta) = 0`` it is the
-path that nothing but the constraint bends: ``theta'' = -A^+ c''[theta', theta']`` with ``A = dc``.
+orthogonal to the orbits of ``K``. On the sphere that is a great circle. On the balanced slice ``c(theta) = 0`` it is
+the path that nothing but the constraint bends: ``theta'' = -A^+ c''[theta', theta']`` with ``A = dc``.
 """
 
 from __future__ import annotations
