@@ -10,7 +10,7 @@ from shockwatch.shock.arrival import ArrivalForecaster, Forecast
 from shockwatch.shock.hopf_lax import strength, tie_gap
 from shockwatch.shock.local_entropy import laplace
 from shockwatch.shock.probe import Probe
-from shockwatch.shock.score import ForecastScore
+from shockwatch.shock.score import ForecastScore, ScoredEvent
 
 _LARGEST_PROXIMITY = 10.0  # keeps a controller that divides by it, and the axis of a plot, in range
 
@@ -24,11 +24,15 @@ class ShockIndicators:
     ``tau*`` stays finite for thousands of steps while the arrival recedes and the evidence is gone. The bare
     ``tau*`` stays visible as ``shock/time`` and ``shock/steps``.
 
+    Attributes:
+        scored: the event that the last update saw pass, if any.
+
     Raises:
         ValueError: if ``horizon`` is not an integer >= 1.
     """
 
     def __init__(self, horizon: int) -> None:
+        self.scored: ScoredEvent | None = None
         self._horizon = require_positive_int("horizon", horizon)
         self._forecaster = ArrivalForecaster()
         self._score = ForecastScore()
@@ -58,7 +62,7 @@ class ShockIndicators:
             residual: `burgers_residual` at the point; passed through.
         """
         forecast = self._forecaster.update(probe, step=step, training_time=training_time)
-        self._score.update(
+        self.scored = self._score.update(
             training_time=training_time, gradient_norm=probe.gradient_norm, remaining=forecast.remaining
         )
         clocked = 0.0 < time_per_step < math.inf

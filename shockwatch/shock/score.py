@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 _SWING = 1.2  # an event is a peak of the gradient norm that rises and falls by this factor
 _MEMORY = 64  # scores the median is taken over, and forecasts that wait for their event
 _LONGEST = 512  # probes a peak may take
+
+
+@dataclass(frozen=True)
+class ScoredEvent:
+    """An event that has passed, in training time, and ``(made at, arrival)`` of the forecasts before it."""
+
+    time: float
+    forecasts: tuple[tuple[float, float], ...]
 
 
 class ForecastScore:
@@ -34,21 +43,22 @@ class ForecastScore:
         """Median score of the last 64 forecasts that were scored; NaN before the first."""
         return float(np.median(self._scores)) if self._scores else math.nan
 
-    def update(self, *, training_time: float, gradient_norm: float, remaining: float) -> bool:
-        """Take one probe and the forecast made at it (NaN: none); tell whether an event has passed."""
-        event = math.nan
+    def update(self, *, training_time: float, gradient_norm: float, remaining: float) -> ScoredEvent | None:
+        """Take one probe and the forecast made at it (NaN: none); returns the event that has just passed."""
+        event, scored = math.nan, None
         if 0.0 < gradient_norm < math.inf and (not self._norms or training_time > self._norms[-1][0]):
             self._norms.append((training_time, math.log(gradient_norm)))
             event = self._event()
         if math.isfinite(event):
             judged = [(made, arrival) for made, arrival in self._pending if made < event]
+            scored = ScoredEvent(event, tuple(judged))
             self._scores += [abs(arrival - event) / (event - made) for made, arrival in judged]
             self._scores = self._scores[-_MEMORY:]
             self._pending = [(made, arrival) for made, arrival in self._pending if made >= event]
             self._norms = [entry for entry in self._norms if entry[0] > event]
         if math.isfinite(remaining):
             self._pending = [*self._pending, (training_time, training_time + remaining)][-_MEMORY:]
-        return math.isfinite(event)
+        return scored
 
     def _event(self) -> float:
         """Time of a peak that has passed; NaN if there is none. Forgets what can be no foot of a peak any more."""
