@@ -15,13 +15,15 @@ from torch.fx import graph_module
 from shockwatch.capture import named_state
 from shockwatch.curvature.hvp import CanonicalLoss
 from shockwatch.errors import warn
+from shockwatch.figures import Album
 from shockwatch.observables import OBSERVABLES, Point
 from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.indicators import ShockIndicators
+from shockwatch.shock.probe import Probe
 from shockwatch.shock.probe import probe as probe_point
 from shockwatch.shock.residual import burgers_residual
 from shockwatch.shock.trajectory import TrajectoryForecaster
-from shockwatch.snapshot import Observation, Snapshot, State
+from shockwatch.snapshot import Observation, Picture, Snapshot, State
 from shockwatch.symmetry import Declared, Quotient, quotient_of
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.tracing import LossFunction, StepLoss, Trace, TraceError, trace_step
@@ -76,6 +78,7 @@ class Engine:
         self._shock = ShockIndicators(horizon)
         self._trajectory = TrajectoryForecaster()
         self._phase = PhaseIndicators()
+        self._album = Album()
         self._generator = torch.Generator().manual_seed(seed)
         # The first canonical point has its units in order of size, later snapshots in that of the model.
         self._order = UnitOrder()
@@ -170,6 +173,7 @@ class Engine:
         notes = () if self._described else _describe(quotient, self._trace is not None)
         self._described = True
         values: dict[str, float] = {}
+        pictures: tuple[Picture, ...] = ()
         errors, self._errors = self._errors, []
         finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
         if finite:
@@ -189,8 +193,21 @@ class Engine:
                 errors.append(error)
             if probe and self._loss is not None:
                 try:
-                    shock, news = self._probe(point, snapshot, values.get("quotient/viscosity", math.nan))
+                    viscosity = values.get("quotient/viscosity", math.nan)
+                    seen, shock, news = self._probe(point, snapshot, viscosity)
                     values.update(shock)
+                    notes += news
+                    pictures, news = self._album.see(
+                        shock,
+                        seen.slice,
+                        self._shock.scored,
+                        quotient,
+                        point.canonical,
+                        step=point.step,
+                        viscosity=viscosity,
+                        time_per_step=snapshot.time_per_step,
+                        training_time=point.training_time,
+                    )
                     notes += news
                 except Exception as error:
                     errors.append(error)
@@ -202,7 +219,9 @@ class Engine:
             values.update(self._phase.update(snapshot.step, values, loss=known, finite=finite))
         except Exception as error:
             errors.append(error)
-        return Observation(snapshot.step, values, notes, error=errors[0] if errors else None)
+        return Observation(
+            snapshot.step, values, notes, pictures=pictures, error=errors[0] if errors else None
+        )
 
     def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
         resumed = self._resumed is not None
@@ -223,7 +242,7 @@ class Engine:
 
     def _probe(
         self, point: Point, snapshot: Snapshot, viscosity: float
-    ) -> tuple[dict[str, float], tuple[str, ...]]:
+    ) -> tuple[Probe, dict[str, float], tuple[str, ...]]:
         assert self._loss is not None
         dtype = self._dtype
         state = {n: _cast(t, dtype).to(self._device) for n, t in point.canonical.items()}
@@ -247,7 +266,7 @@ class Engine:
         )
         values["shock/lr_lambda_max"] = snapshot.stability_rate * seen.lambda_max
         self._gradient = (reduced.gradient().cpu(), point.canonical)
-        return values, notes
+        return seen, values, notes
 
     def _trajectory_steps(self, point: Point, previous: Point | None, speed: float) -> float:
         """Steps to the next transition by the path alone; ``speed`` is in parameter units per step."""

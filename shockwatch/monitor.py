@@ -23,7 +23,7 @@ from shockwatch.errors import require_positive_int
 from shockwatch.replica import private_batch, private_copy
 from shockwatch.session import LossFunction
 from shockwatch.symmetry import Declared
-from shockwatch.tensorboard import Writer, as_writer, write_layout, write_scalars, write_texts
+from shockwatch.tensorboard import Writer, as_writer, write_layout, write_pictures, write_scalars, write_texts
 
 _ERROR_TIMEOUT = 30.0
 _CHECKPOINT_TIMEOUT = 10.0
@@ -257,3 +257,4 @@ if hasattr(os, "register_at_fork"):
 def _write_update(update: session.Update, writer: Writer) -> None:
     write_scalars(writer, update.values, update.axis)
     write_texts(writer, update.alerts, update.notes, update.axis)
+    write_pictures(writer, update.pictures, update.axis)

@@ -21,7 +21,7 @@ from shockwatch.errors import ShockwatchWarning as ShockwatchWarning
 from shockwatch.errors import require_float, require_positive_int
 from shockwatch.errors import warn as warn
 from shockwatch.replica import preserved_randomness
-from shockwatch.snapshot import Snapshot
+from shockwatch.snapshot import Picture, Snapshot
 from shockwatch.symmetry import Declared
 from shockwatch.worker import ONE_AT_A_TIME, Analysis, Result, Worker
 
@@ -78,6 +78,7 @@ class Update:
         alerts: raised by these values.
         learning_rate: largest learning rate of the step before the snapshot.
         gradient_descent: whether the learning rate alone sets the clock (SGD).
+        pictures: of an event.
     """
 
     step: int
@@ -87,6 +88,7 @@ class Update:
     alerts: tuple[Alert, ...]
     learning_rate: float
     gradient_descent: bool
+    pictures: tuple[Picture, ...] = ()
 
 
 def build_engine(
@@ -287,6 +289,7 @@ class Session:
             self._alerts(snapshot.step, values),
             snapshot.learning_rate,
             math.isfinite(snapshot.time_per_step),
+            result.observation.pictures,
         )
 
     def _alerts(self, step: int, values: dict[str, float]) -> tuple[Alert, ...]:

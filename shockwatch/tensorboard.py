@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
+from tensorboard.compat.proto.summary_pb2 import Summary
+
 from shockwatch.alerts import Alert
+from shockwatch.snapshot import Picture
 
 ALERTS_TAG = "shockwatch/alerts"
 NOTES_TAG = "shockwatch/notes"
@@ -109,6 +112,18 @@ def write_texts(writer: Writer, alerts: Iterable[Alert], notes: Iterable[str], s
         writer.add_text(ALERTS_TAG, "\n\n".join(alert_texts), step)
     if note_texts := [escape(note) for note in notes]:
         writer.add_text(NOTES_TAG, "\n\n".join(note_texts), step)
+
+
+def write_pictures(writer: Writer, pictures: Iterable[Picture], step: int) -> None:
+    """Write PNG data as they are: nothing is decoded or drawn on this thread. Other writers than TensorBoard's: no."""
+    get_file_writer = getattr(writer, "_get_file_writer", None)
+    if get_file_writer is None:
+        return
+    for picture in pictures:
+        image = Summary.Image(
+            height=picture.height, width=picture.width, colorspace=4, encoded_image_string=picture.png
+        )
+        get_file_writer().add_summary(Summary(value=[Summary.Value(tag=picture.tag, image=image)]), step)
 
 
 def _lines(*tags: str) -> list[Any]:

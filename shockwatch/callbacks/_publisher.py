@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shockwatch.alerts import Alert
 from shockwatch.session import PROXIMITY, Update, warn
-from shockwatch.tensorboard import as_writer, write_layout, write_texts
+from shockwatch.tensorboard import as_writer, write_layout, write_pictures, write_texts
 
 SPARED_BYTES = 16 << 20
 """So much room on a logger's disk is left to the run."""
@@ -112,6 +112,7 @@ class Publisher:
                 logger.log_metrics(update.values, step=update.axis)
                 if (writer := as_writer(getattr(logger, "experiment", None))) is not None:
                     write_texts(writer, update.alerts, update.notes, update.axis)
+                    write_pictures(writer, update.pictures, update.axis)
             except Exception as error:
                 self._warn_once(f"{type(logger).__name__} did not take the values", error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import matplotlib.image
@@ -71,5 +72,8 @@ def test_no_blocks_no_picture():
 
 def test_pyplot_stays_the_users():
     assert can_draw()
-    forecast_picture([(0, 10.0, 1.0)], 10)
-    assert "matplotlib.pyplot" not in sys.modules
+    code = (
+        "import sys; from shockwatch.figures import forecast_picture; forecast_picture([(0, 9.0, 1.0)], 9); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

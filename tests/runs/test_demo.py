@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shockwatch import cli, demo, session
 from shockwatch.demo import SINGULAR_VALUES, DemoResult
@@ -23,6 +24,7 @@ AHEAD = 100
 class Shown:
     result: DemoResult
     printed: str
+    root: Path
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +35,13 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """
     results: list[DemoResult] = []
     out = io.StringIO()
+    root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         run = demo.run
         patch.setattr(session, "Capture", functools.partial(session.Capture, slots=demo.STEPS // 100 + 2))
         patch.setattr(demo, "run", lambda root: results.append(run(root)) or results[-1])
-        assert cli.main(["demo", "--root", str(tmp_path_factory.mktemp("demo"))]) == 0
-    return Shown(results[0], out.getvalue())
+        assert cli.main(["demo", "--root", str(root)]) == 0
+    return Shown(results[0], out.getvalue(), root)
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,16 @@ def test_the_command_prints_the_table_and_where_to_look(shown: Shown) -> None:
     command = re.search(r"tensorboard --logdir (\S+)", shown.printed)
     assert command
     assert list(Path(command[1]).glob("events.out.tfevents.*"))
+
+
+def test_every_transition_has_its_pictures(shown: Shown) -> None:
+    (file,) = shown.root.rglob("events.*")
+    events = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
+    starts = [0, *shown.result.transitions.values()]
+    steps = [image.step for image in events.Images("shockwatch/slice")]
+    assert [image.step for image in events.Images("shockwatch/heads")] == steps
+    # one between each transition and the next, none after the last
+    assert [sum(a <= step < b for step in steps) for a, b in itertools.pairwise(starts)] == [1, 1, 1, 1]
+    assert len(steps) == 4
+    assert events.Images("shockwatch/forecast")
+    assert events.Images("shockwatch/slice")[0].encoded_image_string.startswith(b"\x89PNG")
