@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -36,12 +37,14 @@ class Analysis:
         pieces: the parts of parameters and of running statistics that a group may act on.
         fixed: symbols that keep their values (frozen parameters, buffers, data).
         blocked: operators without a rule, and how often each was met on a parameter's path.
+        unread: rows of tables that the step never reads, by name.
     """
 
     records: tuple[Record, ...]
     pieces: tuple[Piece, ...]
     fixed: frozenset[int]
     blocked: dict[str, int]
+    unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def axes(self) -> list[Atom]:
         """The axes of the pieces, each once."""
@@ -52,15 +55,16 @@ class Analysis:
         return [axis for axis in self.axes() if not axis.pinned]
 
 
-def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> Analysis:
+def analyse(trace: Trace, shapes: dict[str, tuple[int, ...]], apart: Collection[str] = ()) -> Analysis:
     """Interpret the graph on axes; packed tensors are cut and the graph is read again until nothing new shows.
 
     Args:
         shapes: sizes of every tensor of the model by name.
+        apart: tensors held fixed, each use with axes of its own.
     """
     places = {name: tuple(Place(size) for size in sizes) for name, sizes in shapes.items()}
     for _ in range(_MOST_PASSES):
-        context, pieces = _read(trace, places)
+        context, pieces = _read(trace, places, apart)
         if not context.cuts_found:
             break
         changed = [_apply_cuts(place) for dims in places.values() for place in dims]
@@ -83,24 +87,33 @@ def _apply_cuts(place: Place) -> bool:
     return any(changed) or (fresh and place.segments is not None)
 
 
-def _read(trace: Trace, places: dict[str, tuple[Place, ...]]) -> tuple[Context, list[Piece]]:
+def _read(
+    trace: Trace, places: dict[str, tuple[Place, ...]], apart: Collection[str]
+) -> tuple[Context, list[Piece]]:
     context = Context()
     pieces: list[Piece] = []
-    inputs: list[Value] = []
-    for name in (*trace.trainable, *trace.fixed):
-        value, parts = lay_out(name, name in trace.trainable, places[name])
-        pieces += parts
-        inputs.append(value)
     environment: dict[Node, Any] = {}
+    # What one operator sees of a tensor whose uses are kept apart.
+    copies: dict[Node, dict[Node, Value]] = {}
+    inputs = [node for node in trace.graph.graph.nodes if node.op == "placeholder"]
+    for name, node in zip((*trace.trainable, *trace.fixed), inputs, strict=False):
+        if name not in apart:
+            environment[node], parts = lay_out(name, name in trace.trainable, places[name])
+            pieces += parts
+            continue
+        for user in node.users:
+            own = tuple(Place(place.size) for place in places[name])
+            copies.setdefault(user, {})[node], parts = lay_out(name, False, own)
+            pieces += parts
     # Tensors that depend on no parameter carry no group: masks, positions, indices, targets.
     moving = {piece.symbol.id for piece in pieces}
-    placeholders = iter(inputs)
     for node in trace.graph.graph.nodes:
         if node.op == "placeholder":
-            environment[node] = next(placeholders, None) or unknown(_shape(node))
+            environment.setdefault(node, unknown(_shape(node)))
         elif node.op == "get_attr":
             environment[node] = _constant(trace, node)
         elif node.op == "call_function":
+            environment.update(copies.get(node, {}))
             environment[node] = _call(context, node, environment, moving)
         elif node.op == "output":
             # The loss is what no group may move.

@@ -37,7 +37,7 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
     """
     kept = [g for g in groups if g.kept_by_others]
     scalings = [g for g in groups if isinstance(g, ScalingGroup)]
-    others = [g for g in groups if g not in kept and not isinstance(g, ScalingGroup)]
+    others = [g for g in groups if g not in kept and not isinstance(g, ScalingGroup) and not g.isometric]
     # twice: one may hand its shift to the next
     for group in kept * min(len(kept), 2):
         group.canonicalize_(state)

@@ -187,7 +187,8 @@ def _piece(side: Side, tensor: Tensor, axis: Axis) -> Piece:
     dims[side.axis] = axis
     steps: tuple[Step, ...] = ()
     if side.rows is not None:
-        steps = (Narrow(side.axis, side.rows[0], side.rows[1] - side.rows[0]),)
+        start, length = side.rows[0], side.rows[1] - side.rows[0]
+        steps = (Narrow(side.axis, start, length, start // length),)
     return Piece(side.parameter, True, Symbol(tuple(dims)), steps)
 
 

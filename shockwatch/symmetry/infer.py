@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from shockwatch.errors import warn
 from shockwatch.snapshot import State
 from shockwatch.symmetry.analysis import analyse
+from shockwatch.symmetry.casts import mark_rounded
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.declared import Declared, reconcile
 from shockwatch.symmetry.generic import generic_point
 from shockwatch.symmetry.groups import FINDERS, SymmetryGroup
 from shockwatch.symmetry.groups.declared import DeclaredGroup
+from shockwatch.symmetry.masked import mark_masked
 from shockwatch.symmetry.naming import unique
 from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
+from shockwatch.symmetry.unread import unread_rows
+from shockwatch.symmetry.untied import hidden_behind, newly_seen, without_contained
 from shockwatch.symmetry.verify import Verifier, holds
 from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step, without_epsilon
 
@@ -64,7 +68,8 @@ def quotient_of(
     """
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors.update({name: tensor for name, tensor in (state or {}).items() if name in tensors})
-    analysis = analyse(trace, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    analysis = dataclasses.replace(analyse(trace, shapes), unread=unread_rows(trace, tensors))
     system = ChargeSystem(analysis)
     moving = {*trace.trainable, *(piece.name for piece in analysis.pieces)}
     by_hand = [declaration.build({n: tensors[n] for n in trace.trainable}) for declaration in declared]
@@ -75,11 +80,17 @@ def quotient_of(
         StepLoss(wide, batch), acting, fixed, seed, lambda: StepLoss(without_epsilon(wide), batch)
     )
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
-    kept, rejected, elsewhere = _verified(
-        system, verifier, check, {name for name, t in tensors.items() if not t.numel()}
-    )
+    empty = {name for name, t in tensors.items() if not t.numel()}
+    kept, rejected, elsewhere = _verified(system, verifier, check, empty)
+    if apart := hidden_behind(trace, analysis):
+        again = ChargeSystem(analyse(trace, shapes, apart))
+        hidden, *_ = _verified(again, verifier, check, empty)
+        seen = newly_seen(analysis, kept, hidden)
+        kept = [*without_contained(kept, seen), *seen]
     kept, refused = _with_declared(by_hand, kept, verifier, check, acting, seed)
     rejected += refused
+    mark_rounded(kept, trace, batch, acting, fixed)
+    mark_masked(kept, trace, batch, acting, fixed)
     for group, name in zip(kept, unique(group.name for group in kept), strict=True):
         group.name = name
     notes = () if check is None else (report(trace, check, elsewhere),)

@@ -20,7 +20,9 @@ _POINTS, _PROBES = 16, 20
 _ROUNDING = 1e-15
 
 
-def true_redundancy(model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed: int = 0) -> int:
+def true_redundancy(
+    model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed: int = 0, keep_casts: bool = True
+) -> int:
     """Trainable parameters minus the rank of loss gradients over random batches, at a generic point in float64.
 
     It knows no symmetry, so it judges those found; directions that an eps keeps from being exact do not count.
@@ -29,13 +31,15 @@ def true_redundancy(model: nn.Module, loss_fn: LossFunction, batch: Any, *, seed
         loss_fn: ``loss_fn(model, batch) -> scalar tensor``; the evaluation-mode step, as inference sees it.
         batch: the pattern of the random batches, see :func:`redrawn`.
         seed: of the batches and of the point.
+        keep_casts: whether what the model computes in a type coarser than that of its parameters stays so (norms in
+            single precision inside a model in double precision): its rounding then hides directions.
 
     Raises:
         TraceError: if the step cannot be traced.
         ValueError: above ``LIMIT`` trainable parameters, or where a gradient is not finite.
     """
     require_small(model)
-    return redundancy_of(trace_step(model, loss_fn, batch), model, batch, seed)
+    return redundancy_of(trace_step(model, loss_fn, batch), model, batch, seed, keep_casts)
 
 
 def require_small(model: nn.Module) -> None:
@@ -48,7 +52,7 @@ def require_small(model: nn.Module) -> None:
         )
 
 
-def redundancy_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> int:
+def redundancy_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0, keep_casts: bool = True) -> int:
     """:func:`true_redundancy` of a traced step."""
     require_small(model)
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +62,7 @@ def redundancy_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> 
         name: tensors[name].detach().double() if tensors[name].is_floating_point() else tensors[name].detach()
         for name in trace.fixed
     }
-    wide = trace.in_dtype(torch.float64)
+    wide = trace.in_dtype(torch.float64, keep_casts=keep_casts)
     count = sum(tensor.numel() for tensor in own.values())
 
     def gradients(point: State, number: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -49,6 +49,7 @@ class Narrow:
     axis: int
     start: int
     length: int
+    index: int = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Piece:
     def label(self) -> str:
         """The tensor's name, with the number of the segment where it is packed."""
         cuts = [step for step in self.steps if isinstance(step, Narrow)]
-        return ".".join([self.name, *(f"{cut.start // max(cut.length, 1)}" for cut in cuts)])
+        return ".".join([self.name, *(f"{cut.index}" for cut in cuts)])
 
     def positions(self, axis: Atom) -> list[int]:
         """The dimensions of :meth:`view` that run over ``axis``."""
@@ -131,9 +132,9 @@ def lay_out(name: str, trainable: bool, dims: Sequence[Place]) -> tuple[Value, l
             elif place.segments is not None:
                 outer, inner = _around(columns, position)
                 children, start = [], 0
-                for segment in place.segments:
+                for index, segment in enumerate(place.segments):
                     rest = [*columns[:position], (segment, dim), *columns[position + 1 :]]
-                    children.append(build(rest, [*steps, Narrow(position, start, segment.size)]))
+                    children.append(build(rest, [*steps, Narrow(position, start, segment.size, index)]))
                     start += segment.size
                 sizes = tuple(segment.size for segment in place.segments)
                 return Blocks(dim, outer, inner, sizes, tuple(children))

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.balancing import balance_, components
-from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, SymmetryGroup
+from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Rotation, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
+
+_REFINEMENTS = 3  # rounds of coordinate descent where a stream and what reads it turn together
 
 
 class Quotient:
@@ -53,9 +55,10 @@ class Quotient:
         self._aliases = dict(aliases or {})
         self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
         self._components = components(self._continuous)
-        # Signs first: a rotation is found from rows whose columns have the right signs, not the other way round.
+        # Streams first, then signs, then heads: each is found from rows whose columns are already right.
         framed = [g for g in self.groups if g.has_frame]
-        self._framed = sorted(framed, key=lambda g: isinstance(g, GeneralLinear))
+        self._framed = sorted(framed, key=lambda g: isinstance(g, GeneralLinear) - isinstance(g, Rotation))
+        self._rotations = [g for g in self.groups if isinstance(g, Rotation)]
 
     @property
     def dim(self) -> int:
@@ -144,8 +147,20 @@ class Quotient:
         return self._with_aliases(moved)
 
     def _align_(self, state: State, reference: State) -> None:
+        self._pair_(state, reference)
+        self._refine_(state, reference)
+
+    def _pair_(self, state: State, reference: State) -> None:
         for group in self._framed:
             group.align_(state, reference)
+
+    def _refine_(self, state: State, reference: State) -> None:
+        """A stream and what reads it turn together: coordinate descent from a point where units are in order."""
+        for _ in range(_REFINEMENTS if self._rotations else 0):
+            for rotation in self._rotations:
+                rotation.refine_(state, reference)
+            for group in self._framed[len(self._rotations) :]:
+                group.align_(state, reference)
 
     def projector(
         self, state: Mapping[str, Tensor], *, tolerance: float | None = None, often: bool = True
@@ -179,7 +194,8 @@ class Quotient:
         moved, target = self._copy(state), dict(reference)
 
         with torch.no_grad():
-            order = match_units_(self.groups, moved, target, self._align_, self.euclidean)
+            order = match_units_(self.groups, moved, target, self._pair_, self.euclidean)
+            self._refine_(moved, target)
         return self._with_aliases(moved), order
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -107,6 +107,21 @@ def find_transports(system: ChargeSystem) -> list[Transport]:
     return result
 
 
+def tied_shifts(system: ChargeSystem) -> list[Piece]:
+    """Pieces read more than once that may all shift by one number: each reader removes it in its own way."""
+    analysis = ShiftAnalysis(system)
+    result = []
+    for piece in system.analysis.pieces:
+        if not piece.trainable or len(piece.atoms) < 2 or len(analysis.uses(piece.symbol)) < 2:
+            continue
+        try:
+            if not _Follower(analysis, {piece.symbol.id}).follow(piece.symbol, (), ()):
+                result.append(piece)
+        except _Seen:
+            continue
+    return result
+
+
 def _axes(piece: Piece) -> Axes:
     return tuple(dict.fromkeys(atom.root() for atom in piece.atoms))
 

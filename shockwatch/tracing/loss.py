@@ -74,6 +74,11 @@ class StepLoss:
         with torch.no_grad():
             return float(StreamedGraph(self._graph).evaluate(parameters, others, self._leaves))
 
+    def output(self, state: State, frozen: State) -> Tensor:
+        """What the graph returns, where that is not a loss but any tensor."""
+        with torch.no_grad():
+            return self._run([state[n] for n in self.names], state, frozen)
+
     def gradient(self, state: State, frozen: State) -> tuple[float, list[Tensor]]:
         """``L`` and its gradient, in the order of ``names``."""
         inputs = [state[n].detach().requires_grad_(True) for n in self.names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,34 +79,70 @@ class Trace:
             if isinstance(leaf, Tensor)
         ]
 
-    def in_dtype(self, dtype: torch.dtype) -> Trace:
-        """The same step with every floating-point number in it of one type: constants and casts included."""
+    @property
+    def precision(self) -> float:
+        """Machine epsilon of the coarsest type among the trainable parameters."""
+        own = list(self.graph.graph.nodes)[: len(self.trainable)]
+        return max((_epsilon(node.meta["val"].dtype) for node in own), default=0.0)
+
+    def casts(self) -> list[fx.Node]:
+        """The operators that round what they get to a type coarser than the model's own."""
+        return [
+            node
+            for node in self.graph.graph.nodes
+            if node.op == "call_function"
+            and _coarseness(node) > self.precision
+            and any(0 < _coarseness(source) < _coarseness(node) for source in node.all_input_nodes)
+        ]
+
+    def in_dtype(self, dtype: torch.dtype, *, keep_casts: bool = False) -> Trace:
+        """The same step with every floating-point number in it of one type: constants and casts included.
+
+        Args:
+            keep_casts: whether what the model itself computes in a type coarser than that of its parameters stays so.
+        """
         graph = copy.deepcopy(self.graph)
+        limit = self.precision if keep_casts else math.inf
 
         def converted(item: Any) -> Any:
-            return dtype if isinstance(item, torch.dtype) and item.is_floating_point else item
+            if not isinstance(item, torch.dtype) or not item.is_floating_point or _epsilon(item) > limit:
+                return item
+            return dtype
 
         for node in graph.graph.nodes:
             node.args = fx.node.map_aggregate(node.args, converted)
             node.kwargs = fx.node.map_aggregate(node.kwargs, converted)
             if node.op == "get_attr":
-                _convert_constant(graph, str(node.target), dtype)
-            elif str(node.target) in _SOFTMAX:
+                _convert_constant(graph, str(node.target), converted)
+            elif str(node.target) in _SOFTMAX and not _coarseness(node.args[0]) > limit:
                 # The flag stands for a cast from half to single precision, which is gone.
                 node.args = (*node.args[:2], False)
         graph.recompile()
         return replace(self, graph=graph, dtype=dtype)
 
 
+def _epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
+def _coarseness(node: Any) -> float:
+    """Machine epsilon of what a node returns first; 0 where that is no floating-point tensor."""
+    value = node.meta.get("val")
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return _epsilon(value.dtype) if floating else 0.0
+
+
 _SOFTMAX = ("aten._softmax.default", "aten._log_softmax.default")
 
 
-def _convert_constant(graph: GraphModule, target: str, dtype: torch.dtype) -> None:
+def _convert_constant(graph: GraphModule, target: str, converted: Callable[[Any], Any]) -> None:
     owner, _, name = target.rpartition(".")
     module = graph.get_submodule(owner)
     constant = getattr(module, name)
     if isinstance(constant, Tensor) and constant.is_floating_point():
-        setattr(module, name, constant.detach().to(dtype))
+        setattr(module, name, constant.detach().to(converted(constant.dtype)))
 
 
 def trace_step(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from tests.symmetry.streams import Llama, Rotary, Stack, Vision
+
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
@@ -103,33 +105,6 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.inp(x)
         return self.out(h + self.b(F.relu(self.a(h))))
-
-
-class Rotary(nn.Module):
-    """Causal attention under rotary embedding; fewer key than query heads if ``kv`` is below two."""
-
-    def __init__(self, interleaved: bool, kv: int = 2) -> None:
-        super().__init__()
-        self.interleaved, self.kv = interleaved, kv
-        self.q, self.k, self.v = (nn.Linear(8, n * 4, bias=False) for n in (2, kv, kv))
-        self.o, self.head = nn.Linear(8, 8, bias=False), nn.Linear(8, 10)
-
-    def turn(self, x: Tensor) -> Tensor:
-        angle = torch.arange(x.shape[2], dtype=x.dtype)[:, None] * torch.tensor([1.0, 0.1], dtype=x.dtype)
-        if self.interleaved:
-            a, b, c, s = x[..., ::2], x[..., 1::2], angle.cos(), angle.sin()
-            return torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
-        c, s = torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
-        return x * c + torch.cat((-x[..., 2:], x[..., :2]), -1) * s
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        q, k, v = (f(x).view(b, t, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
-        q, k = self.turn(q), self.turn(k)
-        if self.kv == 1:
-            k, v = (z[:, :, None].expand(b, 1, 2, t, 4).reshape(b, 2, t, 4) for z in (k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, 8)
-        return self.head(torch.tanh(self.o(mixed))).flatten(0, 1)
 
 
 class LowRank(nn.Module):
@@ -300,6 +275,11 @@ def many_classes(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 4, 8, generator=g), torch.randint(0, 10, (32,), generator=g)
 
 
+def patches(seed: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(12, 3, 8, generator=g), torch.randint(0, 8, (12,), generator=g)
+
+
 def targets(seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(24, 8, generator=g), torch.randn(24, 7, generator=g)
@@ -451,6 +431,45 @@ CASES = [
         "best experts", lambda: Experts(2), cross_entropy, wide, {"positive scaling": 12, "translation": 14}
     ),
     Case("used twice", Twice, cross_entropy, wide, {"translation": 6}),
+    # Stream of 8 under RMS norms: 8 * 7 / 2. Gains 3 * 8, units 10; the size of the stream, here and below 1.
+    Case(
+        "llama",
+        Llama,
+        cross_entropy,
+        words,
+        {
+            "rotation": 28,
+            "general linear": 16,
+            "complex scaling": 4,
+            "real scaling": 24 + 10,
+            "scale invariance": 1,
+            "translation": 8,
+        },
+    ),
+    # Stream of 6 about the ones: 5 * 4 / 2. Writers: token 1, positions 4, patches 9, two layers 7 + 8 each; key
+    # biases 2 * 6; logits 7; readers 2 * (18 + 7) + 7; token against positions against patches 5 each (the ones are
+    # removed already); values and two norms 6 each in two layers, the last norm 6.
+    Case(
+        "vision",
+        Vision,
+        cross_entropy,
+        patches,
+        {
+            "rotation": 10,
+            "general linear": 2 * 36,
+            "real scaling": 30,
+            "scale invariance": 1,
+            "translation": 14 + 30 + 12 + 7 + 57 + 10 + 36 + 6,
+        },
+    ),
+    # Writers 10 + 11 + 11; logits 9; readers 10 + 10 + 9; three norms' biases.
+    Case(
+        "stack",
+        Stack,
+        cross_entropy,
+        lambda seed: vectors(seed, 9, 10),
+        {"rotation": 21, "real scaling": 24, "scale invariance": 1, "translation": 32 + 9 + 29 + 24},
+    ),
 ]
 
 BY_NAME = {case.name: case for case in CASES}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shockwatch.symmetry import Quotient, infer_symmetries
-from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear
+from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Rotation
 from shockwatch.tracing import StepLoss, trace_step
 from tests.symmetry.cases import BY_NAME, CASES, Case, state_of
 
@@ -21,6 +21,7 @@ NAMES = [case.name for case in CASES]
 APPROXIMATE = {
     *("cnn", "grouped cnn", "post-norm encoder", "tied"),
     *("instance norm", "normalised queries", "normed stream"),
+    *("llama", "vision", "stack"),
 }
 
 
@@ -99,13 +100,18 @@ def test_distance_to_another_network_does_not_see_the_gauge(name: str, seed: int
 
 @pytest.mark.parametrize("name", NAMES)
 def test_canonical_form(name: str) -> None:
-    """Idempotent, the same in every gauge, and no farther from zero than any other point of the orbit."""
+    """Idempotent, the same in every gauge, and no farther from zero than any other point of the orbit.
+
+    Where a stream turns, the gains before it are equal, which is a slice but not the least norm.
+    """
     _, _, quotient, state = prepared(name)
     canonical = quotient.canonicalize(state)
     assert quotient.euclidean(quotient.canonicalize(canonical), canonical) < 1e-10
     moved = quotient.random_transform(state, torch.Generator().manual_seed(7))
     assert quotient.euclidean(quotient.canonicalize(moved), canonical) < 1e-7 * quotient.norm(canonical)
-    scaled = [g for g in quotient.groups if g.kind != "scale invariance"]
+    folded = any(isinstance(g, Rotation) for g in quotient.groups)
+    kinds = {"scale invariance", "rotation", *(["real scaling"] if folded else [])}
+    scaled = [g for g in quotient.groups if g.kind not in kinds]
     for seed in range(3):
         other = Quotient(scaled, quotient.names).random_transform(
             canonical, torch.Generator().manual_seed(seed), 0.3

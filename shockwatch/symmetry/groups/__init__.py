@@ -11,9 +11,11 @@ from shockwatch.symmetry.groups import (
     general_linear,
     mean_zero,
     permutation,
+    rotation,
     scaling,
     sign_flip,
     translation,
+    unread,
     whole_scaling,
 )
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
@@ -22,14 +24,17 @@ from shockwatch.symmetry.groups.complex_scaling import ComplexScaling
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
 from shockwatch.symmetry.groups.mean_zero import MeanZeroReader
 from shockwatch.symmetry.groups.permutation import Permutation
+from shockwatch.symmetry.groups.rotation import Rotation
 from shockwatch.symmetry.groups.scaling import PositiveScaling, RealScaling, ScaleInvariance, ScalingGroup
 from shockwatch.symmetry.groups.sign_flip import SignFlip
 from shockwatch.symmetry.groups.translation import Translation
+from shockwatch.symmetry.groups.unread import Unread
 
 Finder = Callable[[ChargeSystem, Sequence[SymmetryGroup]], list[SymmetryGroup]]
 
 FINDERS: tuple[Finder, ...] = (
     general_linear.find,
+    rotation.find,
     complex_scaling.find,
     scaling.find,
     whole_scaling.find,
@@ -37,6 +42,7 @@ FINDERS: tuple[Finder, ...] = (
     translation.find,
     mean_zero.find,
     bias_transport.find,
+    unread.find,
     permutation.find,
 )
 
@@ -50,9 +56,11 @@ __all__ = [
     "Permutation",
     "PositiveScaling",
     "RealScaling",
+    "Rotation",
     "ScaleInvariance",
     "ScalingGroup",
     "SignFlip",
     "SymmetryGroup",
     "Translation",
+    "Unread",
 ]

@@ -99,9 +99,11 @@ class ContinuousGroup(SymmetryGroup):
 
     Attributes:
         kept_by_others: whether no other group's canonical form disturbs this one's, so that it is done once and first.
+        isometric: whether the group keeps all norms where the others are canonical, so that nothing is to balance.
     """
 
     kept_by_others: ClassVar[bool] = False
+    isometric: ClassVar[bool] = False
 
     @abstractmethod
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:

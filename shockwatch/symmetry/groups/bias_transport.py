@@ -45,8 +45,7 @@ class BiasTransport(ContinuousGroup):
 
     Attributes:
         transport: where the shift starts, which linear maps it meets, and what takes it up.
-        excluded: dimensions of the shift along which it has mean zero: what is constant there, both the source and
-            all that takes it up may add by themselves.
+        excluded: dimensions of the shift along which it has mean zero: constant ones are translations already.
     """
 
     kind: ClassVar[str] = "translation"
@@ -62,9 +61,9 @@ class BiasTransport(ContinuousGroup):
 
     @property
     def dim(self) -> int:
-        count = math.prod(axis.size for axis in self._path.axes)
-        constant = math.prod(self._path.axes[d].size for d in self.excluded)
-        return count - count // constant if self.excluded else count
+        sizes = [axis.size for axis in self._path.axes]
+        total = math.prod(sizes)
+        return total - (total // math.prod(sizes[d] for d in self.excluded) if self.excluded else 0)
 
     def _centred(self, shift: Tensor) -> Tensor:
         return shift - shift.mean(self.excluded, keepdim=True) if self.excluded else shift
@@ -93,7 +92,8 @@ class BiasTransport(ContinuousGroup):
     def _level(self, state: State) -> Tensor:
         """Mean of the source along the axes on which its shift is constant."""
         source = self._path.source
-        return _gather(source.view(state), self._path.axes, source) / _copies(source, self._path.axes)
+        level = _gather(source.view(state), self._path.axes, source) / _copies(source, self._path.axes)
+        return self._centred(level)
 
     def canonicalize_(self, state: State) -> float:
         self._shift_(state, state, -self._level(state))
@@ -137,12 +137,13 @@ class BiasTransport(ContinuousGroup):
             flat = maps[sink.piece.symbol.id]
             gram = gram + _copies(sink.piece, sink.axes) * (flat @ flat.T)
         if self.excluded:
-            keep = self._centred(eye.reshape(size, *shape).movedim(0, -1)).reshape(size, size)
-            gram = keep @ gram @ keep + (eye - keep)
+            # The projected Gram matrix, with the excluded directions made regular.
+            basis = self._centred(eye.reshape(size, *shape).movedim(0, -1)).movedim(-1, 0).reshape(size, size)
+            gram = basis @ gram @ basis + (eye - basis)
         factor = torch.linalg.cholesky(gram)
 
         def solve(coefficients: Tensor) -> Tensor:
-            right = coefficients.reshape(-1, 1).double()
+            right = self._centred(coefficients).reshape(-1, 1).double()
             return torch.cholesky_solve(right, factor).to(coefficients.dtype).reshape(coefficients.shape)
 
         return solve
@@ -155,31 +156,42 @@ def _copies(piece: Piece, axes: Sequence[Atom]) -> int:
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
     """Every bias whose shift other biases can take up."""
+    removed = _removed(found)
     groups: list[SymmetryGroup] = []
     for transport in find_transports(system):
         sinks = tuple(dict.fromkeys(sink.piece for sink in transport.sinks))
         evidence = "taken up by " + ", ".join(dict.fromkeys(piece.label for piece in sinks))
         pieces = (transport.source, *sinks)
         name = block_name([transport.source], *([s] for s in sinks))
-        group = BiasTransport(
-            name, pieces, evidence, transport=transport, excluded=_excluded(transport, found)
-        )
+        excluded = _excluded(transport, removed)
+        group = BiasTransport(name, pieces, evidence, transport=transport, excluded=excluded)
         if group.dim:
             groups.append(group)
     return groups
 
 
-def _excluded(transport: Transport, found: Sequence[SymmetryGroup]) -> tuple[int, ...]:
-    """The dimensions of the shift along which source and sinks may each add a constant by themselves."""
-    if not transport.axes or any(sink.steps for sink in transport.sinks):
-        return ()
-    common: set[frozenset[Atom]] | None = None
-    for piece in (transport.source, *(sink.piece for sink in transport.sinks)):
-        along = {
-            frozenset(g.pieces[0].atoms[d].root() for d in g.along)
-            for g in found
-            if isinstance(g, Translation) and g.pieces[0].symbol.id == piece.symbol.id
-        }
-        common = along if common is None else common & along
-    shared = next((axes for axes in common or () if axes and axes <= set(transport.axes)), frozenset())
-    return tuple(d for d, axis in enumerate(transport.axes) if axis in shared)
+def _removed(found: Sequence[SymmetryGroup]) -> dict[int, list[frozenset[Atom]]]:
+    """Axes along which constant shifts of a piece are translations already, by the piece."""
+    removed: dict[int, list[frozenset[Atom]]] = {}
+    for group in found:
+        if isinstance(group, Translation):
+            piece = group.pieces[0]
+            axes = frozenset(piece.atoms[d].root() for d in group.along)
+            removed.setdefault(piece.symbol.id, []).append(axes)
+    return removed
+
+
+def _excluded(transport: Transport, removed: dict[int, list[frozenset[Atom]]]) -> tuple[int, ...]:
+    """Dimensions of the shift along which constants need no transport: source and sinks all lose them by themselves."""
+
+    def loses(piece: Piece, axes: Sequence[Atom], constant: frozenset[Atom]) -> bool:
+        return any(known & set(axes) <= constant for known in removed.get(piece.symbol.id, []))
+
+    for known in removed.get(transport.source.symbol.id, []):
+        constant = known & set(transport.axes)
+        if constant and all(
+            all(step.weight is None for step in sink.steps) and loses(sink.piece, sink.axes, constant)
+            for sink in transport.sinks
+        ):
+            return tuple(d for d, axis in enumerate(transport.axes) if axis in constant)
+    return ()

@@ -15,6 +15,7 @@ from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups.base import SymmetryGroup
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.groups.rotation import Rotation
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 
@@ -92,8 +93,9 @@ class Permutation(SymmetryGroup):
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
-    """Every axis whose indices mean nothing outside; a general linear group contains its own permutations."""
+    """Every axis whose indices mean nothing outside; linear groups and rotations contain their own permutations."""
     linear = {group.axis for group in found if isinstance(group, GeneralLinear)}
+    linear |= {group.stream.axis for group in found if isinstance(group, Rotation) and group.stream}
     groups: list[SymmetryGroup] = []
     for axis in system.analysis.free_axes():
         pieces = tuple(p for p in system.analysis.pieces if p.positions(axis))

@@ -15,6 +15,7 @@ from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.charges import ChargeSystem, Scope
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame, units_last
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.groups.rotation import Rotation
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 
@@ -198,6 +199,45 @@ class RealScaling(ScalingGroup):
 
 
 @dataclass(eq=False)
+class FoldedGain(RealScaling):
+    """A norm's gain against the columns that read it, where the stream before the norm may turn.
+
+    Canonical form: all gains of one size ``c``, so that rotations of the stream are isometries; ``c`` minimises
+    ``sum_i c^2 (1 + b_i^2 / g_i^2) + n_i g_i^2 / c^2`` (biases ``b``, squared norms ``n`` of the readers' columns).
+
+    Attributes:
+        gain: the gain's piece.
+    """
+
+    gain: Piece | None = None
+
+    def frame_piece(self) -> Piece:
+        assert self.gain is not None
+        return self.gain
+
+    def balancing_log(self, norms: list[tuple[float, Tensor]]) -> Tensor:
+        members = list(self.members())
+        charge = next(q for p, q in members if p is self.gain)
+        beside = [p for p, q in members if q == charge]
+        own = [n for q, n in norms if q == charge]
+        gain = own.pop(beside.index(self.frame_piece()))
+        alive = gain > 0
+        square = torch.where(alive, gain, torch.ones_like(gain))
+        readers = sum((n for q, n in norms if q != charge), torch.zeros_like(gain))
+        biases = sum(own, torch.zeros_like(gain))
+        logs = torch.log(square) / 2
+        ratio = (readers * square)[alive].sum() / (1 + biases / square)[alive].sum()
+        size = torch.log(ratio) / 4
+        # Readers that are all zero say nothing about the size: it stays.
+        size = torch.where(torch.isfinite(size), size, logs[alive].mean())
+        return torch.where(alive & torch.isfinite(logs), charge * (size - logs), torch.zeros_like(logs))
+
+    def align_(self, state: State, reference: State) -> None:
+        piece = self.frame_piece()
+        self._flip_(state, self._per_unit(piece, piece.view(state).double() * piece.view(reference).double()))
+
+
+@dataclass(eq=False)
 class ScaleInvariance(ScalingGroup):
     """R_+ for each group of weights that is read only through a norm; its slice is unit norm."""
 
@@ -207,6 +247,7 @@ class ScaleInvariance(ScalingGroup):
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
     """Every scaling group of the step that no general linear group contains."""
     groups: list[SymmetryGroup] = []
+    folded = {p.symbol.id for g in found if isinstance(g, Rotation) for p in g.gains}
     seen: set[tuple[frozenset[tuple[str, float]], frozenset[int]]] = set()
     for axis in system.analysis.axes():
         for solution in system.basis(axis, Scope.POSITIVE):
@@ -234,9 +275,14 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
             )
             evidence = f"{axis.size} units through {system.path(axis, solution)}"
             approximate = system.approximate(axis, solution)
-            groups.append(
-                cls(block_name(*sides), pieces, evidence, approximate, charges=charges, units=units)
-            )
+            name = block_name(*sides)
+            gain = next((p for p in pieces if p.symbol.id in folded), None)
+            if gain is not None and cls is RealScaling and set(charges) == {1.0, -1.0}:
+                groups.append(
+                    FoldedGain(name, pieces, evidence, approximate, charges=charges, units=units, gain=gain)
+                )
+                continue
+            groups.append(cls(name, pieces, evidence, approximate, charges=charges, units=units))
     return groups
 
 

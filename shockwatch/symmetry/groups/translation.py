@@ -18,6 +18,7 @@ from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.records import Law
 from shockwatch.symmetry.shifts import ShiftAnalysis, removes_shift
+from shockwatch.symmetry.transport import tied_shifts
 
 
 @dataclass(eq=False)
@@ -101,6 +102,11 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
             followers = _followers(system, piece)
             evidence = f"removed by {record.operator}"
             groups.append(Translation(block_name([piece]), (piece, *followers), evidence, along=along))
+    moved = {g.pieces[0].symbol.id for g in groups}
+    for piece in tied_shifts(system):
+        if piece.symbol.id not in moved:
+            along = tuple(range(len(piece.atoms)))
+            groups.append(Translation(block_name([piece]), (piece,), "removed by every reader", along=along))
     return groups
 
 

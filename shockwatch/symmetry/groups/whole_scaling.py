@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+import numpy as np
+from scipy.optimize import linprog
+
 from shockwatch.symmetry.charges import Charges, ChargeSystem, Equation, solve, tensors_of
 from shockwatch.symmetry.groups.base import SymmetryGroup
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
@@ -14,6 +17,7 @@ from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.records import Law, Record
 
+_LARGEST_DENOMINATOR = 64
 _PASSES = (Law.ADD, Law.SELECT, Law.OFFSET, Law.HOMOGENEOUS)
 
 
@@ -48,25 +52,61 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     unknowns = dict.fromkeys(pieces)
     for record in analysis.records:
         unknowns.update(dict.fromkeys(s.id for s in tensors_of(record)))
-    known = _Span()
+    known = Span()
+    unit_wise: list[Charges] = []
     for group in found:
         if isinstance(group, (ScalingGroup, GeneralLinear)):
             members = zip(group.pieces, group.charges, strict=True)
-            known.add({p.symbol.id: Fraction(q) for p, q in members if p.trainable})
+            unit_wise.append({p.symbol.id: Fraction(q) for p, q in members})
+            known.add({key: q for key, q in unit_wise[-1].items() if key in trainable})
     # A one-sided factor is the plainer one: mixed ones step back behind it.
     candidates = sorted(solve(rows, list(unknowns), trainable), key=lambda c: _mixed(c, trainable))
+    new = [c for c in candidates if known.add({key: q for key, q in c.items() if key in trainable})]
     groups: list[SymmetryGroup] = []
-    for charges in candidates:
-        if known.add({key: value for key, value in charges.items() if key in trainable}):
-            groups.append(_group(system, charges, [p for p in analysis.pieces if p.symbol.id in charges]))
+    for k, charges in enumerate(new):
+        chosen = _one_sided(charges, [*new[:k], *new[k + 1 :], *unit_wise], trainable)
+        # What came out one-sided stands in for what it was made of.
+        new[k] = chosen
+        groups.append(_group(system, chosen, [p for p in analysis.pieces if p.symbol.id in chosen]))
     return groups
+
+
+def _one_sided(charges: Charges, others: Sequence[Charges], trainable: set[int]) -> Charges:
+    """``charges`` plus a combination of ``others`` with no negative charge on a trainable piece, if there is one.
+
+    Along such a direction the norm falls to zero without end. It must be a group by itself, which a fixed norm slices:
+    mixed with other groups it would have no least norm, and balancing would not stop.
+    """
+    if not _mixed(charges, trainable):
+        return charges
+    keys = sorted({key for vector in (charges, *others) for key in vector})
+    own = [k for k, key in enumerate(keys) if key in trainable]
+    start, basis = (
+        np.array([[float(v.get(key, 0)) for key in keys] for v in vectors])
+        for vectors in ([charges], list(others) or [{}])
+    )
+    for sign in (1.0, -1.0):
+        # least sum of charges, so that few pieces take part
+        answer = linprog(
+            basis[:, own].sum(1), A_ub=-basis[:, own].T, b_ub=sign * start[0, own], bounds=(None, None)
+        )
+        if answer.status == 0:
+            weights = [Fraction(float(x)).limit_denominator(_LARGEST_DENOMINATOR) for x in answer.x]
+            total = {key: Fraction(int(sign)) * value for key, value in charges.items()}
+            for weight, vector in zip(weights, others, strict=False):
+                for key, value in vector.items():
+                    total[key] = total.get(key, Fraction(0)) + weight * value
+            total = {key: value for key, value in total.items() if value}
+            if not _mixed(total, trainable):
+                return total
+    return charges
 
 
 def _mixed(charges: Charges, trainable: set[int]) -> bool:
     return len({value > 0 for key, value in charges.items() if key in trainable}) > 1
 
 
-class _Span:
+class Span:
     """The span of charge vectors, in echelon form."""
 
     def __init__(self) -> None:

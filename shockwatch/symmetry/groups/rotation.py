@@ -1,0 +1,238 @@
+"""O(d) of a residual stream that only norms read; O(d-1) where the norms remove the mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.charges import ChargeSystem
+from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
+from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame
+from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.pieces import Piece
+from shockwatch.symmetry.streams import Stream, find_streams
+
+_DEAD = 1e-12  # a gain this small, next to the largest, has no inverse to turn through
+
+
+@dataclass(eq=False)
+class Rotation(ContinuousGroup):
+    """``P -> R P`` for what writes into the stream, ``W -> W g R^T g^-1`` for what reads it after a gain ``g``.
+
+    ``R`` is orthogonal, and fixes the vector of ones where a norm removes the mean. Biases of norms turn as
+    ``b -> g R g^-1 b``; the gains stay. With the gains of each norm equal in size (their slice, see
+    :class:`~shockwatch.symmetry.groups.scaling.FoldedGain`) every ``R`` is an isometry: there is nothing to balance,
+    and two canonical points differ by a rotation that :meth:`align_` removes.
+    Permutations of the features, and their signs, are inside.
+
+    Attributes:
+        stream: the axis, and which pieces turn how.
+    """
+
+    kind: ClassVar[str] = "rotation"
+    isometric: ClassVar[bool] = True
+
+    stream: Stream | None = None
+
+    @property
+    def _parts(self) -> Stream:
+        assert self.stream is not None
+        return self.stream
+
+    @property
+    def gains(self) -> tuple[Piece, ...]:
+        """The gains between the stream and its readers: fixed, but their sizes enter."""
+        return self._parts.gains
+
+    @property
+    def size(self) -> int:
+        """Features of the stream."""
+        return self._parts.axis.size
+
+    @property
+    def dim(self) -> int:
+        free = self.size - self._parts.centred
+        return free * (free - 1) // 2
+
+    # -- the pieces as matrices (features, columns) in which R acts from the left ----------------
+
+    def _matrix(self, piece: Piece, state: State) -> Tensor:
+        view = piece.view(state)
+        return view.movedim(piece.positions(self._parts.axis)[0], 0).reshape(self.size, -1)
+
+    def _write(self, piece: Piece, state: State, matrix: Tensor) -> None:
+        view = piece.view(state)
+        moved = view.movedim(piece.positions(self._parts.axis)[0], 0)
+        moved.copy_(matrix.reshape(moved.shape))
+
+    def _gain(self, gain: Piece | None, state: State) -> Tensor:
+        """``(features, 1)``, float64."""
+        if gain is None:
+            device = self.pieces[0].view(state).device
+            return torch.ones(self.size, 1, dtype=torch.float64, device=device)
+        return gain.view(state).double().reshape(-1, 1)
+
+    def _zeros(self, state: State) -> Tensor:
+        device = self.pieces[0].view(state).device
+        return torch.zeros(self.size, self.size, dtype=torch.float64, device=device)
+
+    def _members(self) -> Iterator[tuple[Piece, Piece | None, bool]]:
+        """Pieces, the gain before them, whether they read."""
+        for piece, gain in self._parts.moved:
+            yield piece, gain, False
+        for piece, gain in self._parts.read:
+            yield piece, gain, True
+
+    def _frames(self, state: State) -> Iterator[tuple[Piece, Tensor]]:
+        """Pieces with ``s`` such that ``R`` acts on ``matrix / s`` (columns ``g W`` of a reader have ``s = 1 / g``).
+
+        None where a gain is zero: it hides a feature that the readers would need to turn back.
+        """
+        if not self._alive(state):
+            return
+        for piece, gain, reads in self._members():
+            size = self._gain(gain, state)
+            yield piece, 1.0 / size if reads else size
+
+    def _alive(self, state: State) -> bool:
+        for gain in self._parts.gains:
+            size = gain.view(state).abs()
+            if not bool(size.min() > _DEAD * size.max()):
+                return False
+        return True
+
+    def _turn_(self, state: State, rotation: Tensor) -> None:
+        for piece, scale in list(self._frames(state)):
+            matrix = self._matrix(piece, state)
+            turned = scale * (rotation @ (matrix.double() / scale))
+            self._write(piece, state, turned.to(matrix.dtype))
+
+    def _project(self, matrix: Tensor) -> Tensor:
+        """Onto antisymmetric matrices, those with ``A 1 = 0`` where the ones are fixed."""
+        skew = (matrix - matrix.T) / 2
+        if self._parts.centred:
+            skew = skew - skew.mean(0, keepdim=True) - skew.mean(1, keepdim=True)
+        return skew
+
+    def _nearest(self, overlap: Tensor) -> Tensor:
+        """The rotation that maximises ``tr(R overlap^T)`` (orthogonal Procrustes)."""
+        if not self._parts.centred:
+            left, _, right = torch.linalg.svd(overlap)
+            turn: Tensor = left @ right
+            return turn
+        ones = torch.full((self.size, 1), self.size**-0.5, dtype=overlap.dtype, device=overlap.device)
+        basis = _complement(ones)
+        left, _, right = torch.linalg.svd(basis.T @ overlap @ basis)
+        result: Tensor = basis @ left @ right @ basis.T + ones @ ones.T
+        return result
+
+    # -- the group ------------------------------------------------------------------------------
+
+    def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
+        shape = (self.size, self.size)
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        self._turn_(state, self._nearest(draw.to(self.pieces[0].view(state).device)))
+
+    @property
+    def frame_order(self) -> int:
+        return 0
+
+    def _anchors(self, state: State) -> Tensor:
+        return torch.cat([self._matrix(p, state).double() for p in self._parts.anchors()], 1)
+
+    def fix_frame_(self, state: State) -> None:
+        """Turn the writers that nothing else turns towards a fixed random frame."""
+        anchors = self._anchors(state)
+        self._turn_(state, self._nearest(frame(anchors.shape, anchors) @ anchors.T))
+
+    def align_(self, state: State, reference: State) -> None:
+        """Nearest in the writers that nothing else turns: the others can be compared only afterwards."""
+        self._turn_(state, self._nearest(self._anchors(reference) @ self._anchors(state).T))
+
+    def refine_(self, state: State, reference: State) -> None:
+        """Nearest in all pieces, once the other groups are aligned."""
+        overlap = self._zeros(state)
+        for piece, scale in self._frames(state):
+            theirs = scale * self._matrix(piece, reference).double()
+            overlap = overlap + theirs @ (self._matrix(piece, state).double() / scale).T
+        self._turn_(state, self._nearest(overlap))
+
+    def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
+        self._generate_(self._project(coefficients.double()), state, tangent)
+
+    def _generate_(self, skew: Tensor, state: State, tangent: State) -> None:
+        for piece, scale in self._frames(state):
+            step = scale * (skew @ (self._matrix(piece, state).double() / scale))
+            target = self._matrix(piece, tangent)
+            self._write(piece, tangent, target + step.to(target.dtype))
+
+    def adjoint(self, state: State, tangent: State) -> Tensor:
+        total = self._zeros(state)
+        for piece, scale in self._frames(state):
+            image = scale * self._matrix(piece, tangent).double()
+            total = total + image @ (self._matrix(piece, state).double() / scale).T
+        return self._project(total).to(self.pieces[0].view(tangent).dtype)
+
+    def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
+        return self.gram_solver(state)(coefficients)
+
+    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+        """Conjugate gradients on ``A -> sum s^2 A K`` (``K`` the Gram matrix of ``matrix / s``), made antisymmetric.
+
+        Where the gains are equal this is ``(A K + K A) / 2``, which the eigenbasis of ``K`` inverts in one step.
+        """
+        grams: list[tuple[Tensor, Tensor]] = []
+        total = self._zeros(state)
+        for piece, scale in self._frames(state):
+            matrix = self._matrix(piece, state).double() / scale
+            gram = matrix @ matrix.T
+            grams.append((scale.square(), gram))
+            total = total + scale.square().mean() * gram
+        if self._parts.centred:
+            total = total - total.mean(0, keepdim=True)
+            total = total - total.mean(1, keepdim=True)
+        values, vectors = torch.linalg.eigh((total + total.T) / 2)
+        weights = (values[:, None] + values[None, :]) / 2
+        floor = 1e-13 * weights.max()
+        inverse = torch.where(weights > floor, 1.0 / weights, torch.zeros_like(weights))
+
+        def product(skew: list[Tensor]) -> list[Tensor]:
+            image = sum((s * (skew[0] @ k) for s, k in grams), torch.zeros_like(total))
+            return [self._project(image)]
+
+        def precondition(skew: list[Tensor]) -> list[Tensor]:
+            return [self._project(vectors @ ((vectors.T @ skew[0] @ vectors) * inverse) @ vectors.T)]
+
+        def solve(coefficients: Tensor) -> Tensor:
+            right = [self._project(coefficients.double())]
+            return conjugate_gradients(product, right, precondition, 1e-14)[0].to(coefficients.dtype)
+
+        return solve
+
+
+def _complement(ones: Tensor) -> Tensor:
+    """An orthonormal basis of what is orthogonal to one unit vector, as columns."""
+    complete: Tensor = torch.linalg.qr(ones, mode="complete").Q
+    return complete[:, 1:]
+
+
+def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
+    """Every stream that norms alone read, with writers enough that only the rotation can undo the rotation."""
+    linear = {group.axis for group in found if isinstance(group, GeneralLinear)}
+    groups: list[SymmetryGroup] = []
+    for stream in find_streams(system):
+        columns = sum(math.prod(a.size for a in p.atoms) // stream.axis.size for p in stream.anchors())
+        if stream.axis in linear or columns < stream.axis.size - stream.centred:
+            continue
+        writers, readers = [p for p, _ in stream.moved], [p for p, _ in stream.read]
+        evidence = f"stream of {stream.axis.size} features that norms alone read"
+        name = block_name(writers, readers)
+        groups.append(Rotation(name, (*writers, *readers), evidence, stream=stream))
+    return groups
