@@ -21,6 +21,7 @@ class TrainingClock:
         time_per_step: effective learning rate of the last step; NaN unless it was ``torch.optim.SGD``.
         learning_rate: largest ``lr`` over the parameter groups at the last step.
         stability_rate: see :func:`stability_rate`, of the last step; NaN before the first.
+        weight_decay: see :func:`coupled_weight_decay`, of the last step.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class TrainingClock:
         self.time_per_step = math.nan
         self.learning_rate = math.nan
         self.stability_rate = math.nan
+        self.weight_decay = 0.0
         self._handles: list[RemovableHandle] = []
 
     def listen(self, optimizers: list[Optimizer]) -> None:
@@ -54,6 +56,7 @@ class TrainingClock:
         )
         self.learning_rate = max(rates)
         self.stability_rate = stability_rate(optimizer)
+        self.weight_decay = coupled_weight_decay(optimizer)
         self.training_time += effective
         self.time_per_step = effective if gradient_descent else math.nan
 
@@ -107,3 +110,23 @@ def _stability_rate(group: dict[str, Any]) -> float:
     if group.get("nesterov", False):
         return rate * (1.0 + 2.0 * momentum) / (1.0 + momentum)
     return rate * (1.0 - float(group.get("dampening", 0.0))) / (1.0 + momentum)
+
+
+def coupled_weight_decay(optimizer: Optimizer) -> float:
+    """The ``w`` for which the optimiser goes down ``L + w |theta|^2 / 2``, as ``weight_decay`` of ``SGD`` and ``Adam``.
+
+    0 where the decay is decoupled (``AdamW``): it then belongs to no loss. NaN where parameter groups differ.
+    """
+    decays = {
+        0.0 if _decoupled(optimizer, group) else float(group.get("weight_decay", 0.0))
+        for group in optimizer.param_groups
+    }
+    return decays.pop() if len(decays) == 1 else math.nan
+
+
+def _decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    # an optimiser from elsewhere is not read: many decouple
+    known = isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam)) and not isinstance(
+        optimizer, torch.optim.AdamW
+    )
+    return not known or bool(group.get("decoupled_weight_decay", False))

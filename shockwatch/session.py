@@ -188,6 +188,7 @@ class Session:
                 clock.learning_rate,
                 None,
                 clock.stability_rate,
+                clock.weight_decay,
             )
             self._worker.submit(snapshot, slot)
         except Exception as error:

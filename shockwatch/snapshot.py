@@ -25,6 +25,7 @@ class Snapshot:
         loss: the training loss of the step, None if it is not known; NaN means that it is not a number.
         stability_rate: times ``lambda_max`` it is 2 at the edge of stability, whatever the momentum; NaN where that
             edge is not one of the plain Hessian.
+        weight_decay: the coefficient the optimiser couples into the gradient; NaN where it has several.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Snapshot:
     learning_rate: float
     loss: float | None
     stability_rate: float = math.nan
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from shockwatch.curvature.spectral_measure import (
     random_measure,
     spectral_measure,
 )
+from shockwatch.curvature.weight_decay import DecayedLoss, has_minimum_norm
 
 __all__ = [
     "CanonicalLoss",
+    "DecayedLoss",
     "ExtremeEigenvalues",
     "Krylov",
     "ReducedLoss",
@@ -23,6 +25,7 @@ __all__ = [
     "adam_rates",
     "adam_stability",
     "extreme_eigenvalues",
+    "has_minimum_norm",
     "krylov",
     "local_entropy_gap",
     "preconditioned",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shockwatch.clock import TrainingClock, stability_rate
+from shockwatch.clock import TrainingClock, coupled_weight_decay, stability_rate
 
 
 def parameter() -> torch.nn.Parameter:
@@ -92,3 +92,13 @@ def test_the_edge_is_unknown_beyond_gradient_descent() -> None:
     assert math.isnan(stability_rate(torch.optim.SGD([parameter()], lr=0.1, maximize=True)))
     groups = [{"params": [parameter()], "lr": 0.1}, {"params": [parameter()], "lr": 0.3}]
     assert stability_rate(torch.optim.SGD(groups, lr=0.1, momentum=0.5)) == pytest.approx(0.2)
+
+
+def test_only_coupled_weight_decay_counts() -> None:
+    optim = torch.optim
+    assert coupled_weight_decay(optim.SGD([parameter()], lr=0.1)) == 0.0
+    assert coupled_weight_decay(optim.SGD([parameter()], lr=0.1, weight_decay=0.2)) == 0.2
+    assert coupled_weight_decay(optim.Adam([parameter()], weight_decay=0.2)) == 0.2
+    assert coupled_weight_decay(optim.AdamW([parameter()], weight_decay=0.2)) == 0.0
+    groups = [{"params": [parameter()], "weight_decay": 0.0}, {"params": [parameter()]}]
+    assert math.isnan(coupled_weight_decay(optim.SGD(groups, lr=0.1, weight_decay=0.2)))

@@ -1,0 +1,67 @@
+"""Weight decay as a part of the reduced loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.errors import require_float
+from shockwatch.snapshot import State
+from shockwatch.symmetry import Quotient
+
+
+class DecayedLoss:
+    """``L + w |theta|^2 / 2`` on the quotient: what an optimiser with coupled weight decay ``w`` goes down.
+
+    The term is not invariant; on the quotient it stands for its minimum over the orbit. The canonical point is that
+    minimum (Kempf & Ness 1979; theory.md 2), so the reduced term is ``w |q|^2 / 2`` there, for two linear maps ``w``
+    times the nuclear norm of their product. Its gradient is ``w q``, which is horizontal, and its Riemannian Hessian
+    ``w`` times the identity: a horizontal direction does not move the minimiser within the orbit to first order.
+
+    Away from the point, ``loss`` takes ``w |q + displacement|^2 / 2``: an upper bound, equal to second order.
+
+    Args:
+        reduced: ``L`` at the canonical ``point``.
+        rate: ``w``, at least 0.
+
+    Raises:
+        ValueError: if ``rate`` is out of range, or the canonical point is not one of minimum norm.
+    """
+
+    def __init__(self, reduced: ReducedLoss, quotient: Quotient, point: State, rate: float) -> None:
+        self._rate = require_float("rate", rate, 0.0)
+        if not has_minimum_norm(quotient):
+            raise ValueError(
+                "quotient: must have no scale invariance; there weight decay has no minimum on the orbit"
+            )
+        self._inner = reduced
+        self._base = quotient.flatten(point)
+        self.dim = reduced.dim
+        self._gradient = reduced.gradient() + self._rate * reduced.project(self._base)
+
+    def gradient(self) -> Tensor:
+        """``P grad L + w q``, shape ``(dim,)``."""
+        return self._gradient
+
+    def hvp(self, vector: Tensor) -> Tensor:
+        """``P H v + w v`` for a horizontal ``v``, shape ``(dim,)``."""
+        return self._inner.hvp(vector) + self._rate * vector
+
+    def loss(self, displacement: Tensor | None = None) -> float:
+        """``L(q + displacement) + w |q + displacement|^2 / 2``."""
+        moved = self._base if displacement is None else self._base + displacement
+        return self._inner.loss(displacement) + 0.5 * self._rate * float(torch.dot(moved, moved))
+
+    def project(self, vector: Tensor) -> Tensor:
+        """``P v``, shape ``(dim,)``."""
+        return self._inner.project(vector)
+
+
+def has_minimum_norm(quotient: Quotient) -> bool:
+    """Whether the canonical point has the smallest norm on its orbit.
+
+    Not under scale invariance (weights read through a norm only): there the infimum is at zero, the slice is unit norm
+    by convention, and weight decay moves along the orbit; it changes the effective learning rate, not the reduced loss.
+    """
+    return not any(group.kind == "scale invariance" for group in quotient.groups)
