@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import graph_module
 
 from shockwatch.capture import named_state
-from shockwatch.curvature import CanonicalLoss, DecayedLoss, ReducedLoss, has_minimum_norm
+from shockwatch.curvature import CanonicalLoss, with_weight_decay
 from shockwatch.errors import warn
 from shockwatch.figures import Album
 from shockwatch.observables import OBSERVABLES, Point
@@ -34,10 +34,6 @@ from shockwatch.tracing import LossFunction, StepLoss, Trace, TraceError, trace_
 _FLOAT64_PARAMETERS = 100_000
 # Relative accuracy of the extreme eigenvalues, for models in double and in single precision.
 _TIGHT, _LOOSE = 1e-9, 1e-2
-_UNDECAYED = (
-    "weight decay is not part of the watched loss: it differs between parameter groups, or weights are read through a "
-    "norm, where it changes the effective learning rate instead."
-)
 # A move by this share of the norm between two snapshots asks for a new matching of units.
 _JUMP = 0.3
 
@@ -76,7 +72,6 @@ class Engine:
         self._dtype: torch.dtype | None = None
         self._quotient: Quotient | None = None
         self._described = False
-        self._decay_described = False
         self._loss: StepLoss | None = None
         self._errors: list[Exception] = []
         self._observables = [make() for make in OBSERVABLES]
@@ -255,12 +250,9 @@ class Engine:
         if dtype is not None:
             # Canonical in float32 is not quite canonical in float64.
             state = point.quotient.align(point.quotient.balance(state), state)
-        reduced: ReducedLoss = CanonicalLoss(point.quotient, self._loss, state, frozen)
-        decay, said = snapshot.weight_decay, self._decay_described
-        decays = has_minimum_norm(point.quotient) and not math.isnan(decay)
-        if decays and decay > 0.0:
-            reduced = DecayedLoss(reduced, point.quotient, state, decay)
-        self._decay_described = said or (not decays and decay != 0.0)
+        plain = CanonicalLoss(point.quotient, self._loss, state, frozen)
+        reduced, undecayed = with_weight_decay(plain, point.quotient, state, snapshot.weight_decay)
+        said = () if self._warm_start is not None else undecayed
         # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
         double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
         seen = probe_point(reduced, self._warm_start, self._generator, _TIGHT if double else _LOOSE)
@@ -276,9 +268,7 @@ class Engine:
         )
         values["shock/lr_lambda_max"] = snapshot.stability_rate * seen.lambda_max
         self._gradient = (reduced.gradient().cpu(), point.canonical)
-        if self._decay_described and not said:
-            notes = (*notes, _UNDECAYED)
-        return seen, values, notes
+        return seen, values, (*notes, *said)
 
     def _trajectory_steps(self, point: Point, previous: Point | None, speed: float) -> float:
         """Steps to the next transition by the path alone; ``speed`` is in parameter units per step."""

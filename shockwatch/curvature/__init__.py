@@ -12,7 +12,7 @@ from shockwatch.curvature.spectral_measure import (
     random_measure,
     spectral_measure,
 )
-from shockwatch.curvature.weight_decay import DecayedLoss, has_minimum_norm
+from shockwatch.curvature.weight_decay import DecayedLoss, has_minimum_norm, with_weight_decay
 
 __all__ = [
     "CanonicalLoss",
@@ -32,4 +32,5 @@ __all__ = [
     "random_measure",
     "spectral_density",
     "spectral_measure",
+    "with_weight_decay",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,11 @@ from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.errors import require_float
 from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
+
+_UNDECAYED = (
+    "weight decay is not part of the watched loss: it differs between parameter groups, or weights are read through a "
+    "norm, where it changes the effective learning rate instead."
+)
 
 
 class DecayedLoss:
@@ -65,3 +72,18 @@ def has_minimum_norm(quotient: Quotient) -> bool:
     by convention, and weight decay moves along the orbit; it changes the effective learning rate, not the reduced loss.
     """
     return not any(group.kind == "scale invariance" for group in quotient.groups)
+
+
+def with_weight_decay(
+    reduced: ReducedLoss, quotient: Quotient, point: State, rate: float
+) -> tuple[ReducedLoss, tuple[str, ...]]:
+    """The loss that training goes down, and what has to be said: ``reduced`` itself where the term has no meaning.
+
+    Args:
+        rate: as :func:`shockwatch.clock.coupled_weight_decay` has it; NaN where parameter groups differ.
+    """
+    if rate == 0.0:
+        return reduced, ()
+    if math.isnan(rate) or not has_minimum_norm(quotient):
+        return reduced, (_UNDECAYED,)
+    return DecayedLoss(reduced, quotient, point, rate), ()
