@@ -56,6 +56,7 @@ class Engine:
         *,
         probe: bool = True,
         declared: Sequence[Declared] = (),
+        mean_run_length: float = 1000.0,
     ) -> None:
         self._model = model
         self._batch = batch
@@ -77,7 +78,7 @@ class Engine:
         self._observables = [make() for make in OBSERVABLES]
         self._shock = ShockIndicators(horizon)
         self._trajectory = TrajectoryForecaster()
-        self._phase = PhaseIndicators()
+        self._phase = PhaseIndicators(mean_run_length=mean_run_length)
         self._album = Album()
         self._generator = torch.Generator().manual_seed(seed)
         # The first canonical point has its units in order of size, later snapshots in that of the model.
@@ -98,6 +99,7 @@ class Engine:
         seed: int,
         probe: bool,
         declared: Sequence[Declared] = (),
+        mean_run_length: float = 1000.0,
     ) -> Engine:
         """Trace the step on fake tensors and make the engine; a step that cannot be traced costs one warning.
 
@@ -109,6 +111,7 @@ class Engine:
             seed: of every random number drawn here.
             probe: whether curvature will be asked for.
             declared: groups stated by hand; one that does not fit the model costs a warning.
+            mean_run_length: snapshots of stationary noise per false change point.
         """
         trace = None
         if loss_fn is not None:
@@ -125,7 +128,14 @@ class Engine:
             )
             trace = None
         engine = cls(
-            model, batch, trace, horizon, seed, probe=probe, declared=_fitting(declared, model, trace)
+            model,
+            batch,
+            trace,
+            horizon,
+            seed,
+            probe=probe,
+            declared=_fitting(declared, model, trace),
+            mean_run_length=mean_run_length,
         )
         if trace is not None and trace.replay is not None:
             # Such groups are checked by running the module, whose draws only this thread can undo.

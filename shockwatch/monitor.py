@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shockwatch import session
-from shockwatch.alerts import Alert, AlertManager, Rule
+from shockwatch.alerts import Alert, AlertManager, Alerts, JsonLines, Sink, Sinks, to_logging
 from shockwatch.budget import Probe
 from shockwatch.clock import TrainingClock
 from shockwatch.errors import require_positive_int
@@ -50,13 +50,16 @@ class ShockMonitor:
         budget: share of the training time the analysis may take, in (0, 1].
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"``, ``"off"`` or every how many snapshots the curvature is measured.
-        alerts: ``"default"`` or alert rules.
+        alerts: ``"default"``, alert rules, or the path of a YAML file of rules.
         seed: of the analysis' own random numbers.
         shutdown_timeout: seconds that ``close`` waits for the analysis at most; what is not done by then is
             given up, and a warning states how many snapshots.
-        writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing.
+        writer: a ``SummaryWriter`` (or alike) that gets scalars and texts; None writes nothing. Alerts also go
+            to ``shockwatch/alerts.jsonl`` in its ``log_dir``, if it has one.
         first_step: number of the first step, for a loop that goes on from a checkpoint without our state.
         symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
+        on_alert: called with every alert, in the thread of the loop; an exception of its own is only reported.
+        false_alarms: change points (``phase/changepoint``) in 10,000 steps of stationary noise.
 
     Attributes:
         values: latest value of every tag.
@@ -75,15 +78,17 @@ class ShockMonitor:
         budget: float = 0.02,
         horizon: int = 200,
         probe: Probe = "auto",
-        alerts: Literal["default"] | Sequence[Rule] = "default",
+        alerts: Alerts = "default",
         seed: int = 0,
         writer: Any | None = None,
         first_step: int = 1,
         symmetries: Sequence[Declared] = (),
         shutdown_timeout: float = 300.0,
+        on_alert: Sink | None = None,
+        false_alarms: float = 1.0,
     ) -> None:
         self._settings = session.Settings(
-            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout
+            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms
         )
         if not isinstance(model, nn.Module):
             raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")
@@ -97,6 +102,14 @@ class ShockMonitor:
                 f"writer={type(writer).__name__}: must have add_scalar, add_text and add_custom_scalars"
             )
         self._manager = AlertManager(alerts)
+        self._outlets = Sinks()
+        self._sinks: dict[str, Sink] = {"logging": to_logging}
+        if isinstance(folder := getattr(writer, "log_dir", None), str):
+            self._sinks["JSON lines"] = JsonLines(folder)
+        if on_alert is not None:
+            if not callable(on_alert):
+                raise ValueError(f"on_alert={on_alert!r}: must be callable as on_alert(alert), or None")
+            self._sinks["on_alert"] = on_alert
         self._model = model
         self._loss_fn = loss_fn
         self._clock = TrainingClock()
@@ -224,6 +237,7 @@ class ShockMonitor:
         for update in updates:
             self.values.update(update.values)
             self.alerts.extend(update.alerts)
+            self._outlets.send(update.alerts, self._sinks)
             self._write(partial(_write_update, update))
         if updates:
             self._session.charge(time.perf_counter() - start)

@@ -26,7 +26,6 @@ from shockwatch.symmetry import Declared
 from shockwatch.worker import ONE_AT_A_TIME, Analysis, Result, Worker
 
 _log = logging.getLogger("shockwatch")
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
 PROXIMITY = "shock/proximity"
 
@@ -49,6 +48,7 @@ class Settings:
     seed: int = 0
     symmetries: Sequence[Declared] = ()
     shutdown_timeout: float = 300.0
+    false_alarms: float = 1.0
 
     def __post_init__(self) -> None:
         require_positive_int("every_n_steps", self.every_n_steps)
@@ -64,6 +64,12 @@ class Settings:
             )
         object.__setattr__(self, "symmetries", tuple(self.symmetries))
         require_float("shutdown_timeout", self.shutdown_timeout, 0.0)
+        require_float("false_alarms", self.false_alarms, 0.0, open_low=True)
+
+    @property
+    def mean_run_length(self) -> float:
+        """Observations of stationary noise per false change point; no detector is quicker than 50."""
+        return min(max(10_000 / (self.false_alarms * self.every_n_steps), 50.0), 1e6)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def build_engine(
         seed=settings.seed,
         probe=probe,
         declared=settings.symmetries,
+        mean_run_length=settings.mean_run_length,
     )
     return engine
 
@@ -295,13 +302,10 @@ class Session:
 
     def _alerts(self, step: int, values: dict[str, float]) -> tuple[Alert, ...]:
         try:
-            alerts = tuple(self._manager.update(step, values))
+            return tuple(self._manager.update(step, values))
         except Exception as error:
             self._report("failed in an alert rule", error)
             return ()
-        for alert in alerts:
-            _log.log(_LEVELS.get(alert.severity, logging.WARNING), "step %d: %s", alert.step, alert.message)
-        return alerts
 
     def _fail(self, what: str, error: BaseException, step: int = 0, axis: int = 0) -> None:
         self._report(what, error)

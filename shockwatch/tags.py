@@ -94,6 +94,15 @@ TAGS: dict[str, Tag] = {
     "phase/variance": Tag("Variance of the detrended log speed over the window.", "1"),
     "phase/autocorrelation": Tag("Lag-1 autocorrelation of the detrended log speed over the window.", "1"),
     "phase/trend": Tag("Kendall's tau of log speed against time: 1 rises all along, -1 falls.", "1"),
+    "phase/variance_pvalue": Tag(
+        "Share of AR(1) surrogates whose variance rises at least as steadily; small: it does rise.", "1"
+    ),
+    "phase/autocorrelation_pvalue": Tag("The same for the lag-1 autocorrelation.", "1"),
+    "phase/susceptibility": Tag(
+        "Variance of quotient/norm over the viscosity: the relaxation time, large near a transition.",
+        "training time",
+    ),
+    "phase/edge_steps": Tag("Steps until shock/lr_lambda_max reaches 2, if its trend holds.", "steps"),
     "phase/state": Tag(
         "Phase of training: 0 smooth, 1 approaching, 2 shock, 3 relaxed, 4 converged, 5 diverging.", "code"
     ),

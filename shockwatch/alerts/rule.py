@@ -32,6 +32,8 @@ class Rule:
         forecast_tag: scalar that says how many steps ahead the event is, if any.
         armed_by: the rule sleeps on a tag until its value has been at or beyond this level on the safe
             side; None: awake from the start.
+        event: what the alert is about; rules about one event speak with one voice (see
+            :class:`~shockwatch.alerts.AlertManager`). The name of the rule if None.
 
     Raises:
         ValueError: if a field is out of range, the tag unknown or the message cannot be filled in.
@@ -48,11 +50,14 @@ class Rule:
     severity: Severity = "warning"
     forecast_tag: str | None = None
     armed_by: float | None = None
+    event: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"name={self.name!r}: must be a non-empty string")
+        if self.event is not None and (not isinstance(self.event, str) or not self.event):
+            raise ValueError(f"event={self.event!r}: must be a non-empty string or None")
         self._check_tags()
         require_float("threshold", self.threshold)
         require_choice("direction", self.direction, ("above", "below"))
@@ -85,6 +90,11 @@ class Rule:
             require_known_tag("tag", self.tag)
         if self.forecast_tag is not None:
             require_known_tag("forecast_tag", self.forecast_tag)
+
+    @property
+    def topic(self) -> str:
+        """The event the rule is about."""
+        return self.name if self.event is None else self.event
 
     def matches(self, tag: str) -> bool:
         """Tell whether the rule judges ``tag``."""

@@ -18,7 +18,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from shockwatch.alerts import Alert
+from shockwatch.alerts import Alert, Sink, Sinks
+from shockwatch.callbacks._sinks import sinks_of
 from shockwatch.session import PROXIMITY, Update, warn
 from shockwatch.tensorboard import as_writer, write_layout, write_pictures, write_texts
 
@@ -29,13 +30,18 @@ SPARED_BYTES = 16 << 20
 class Publisher:
     """Main thread only.
 
+    Args:
+        on_alert: the user's own sink.
+
     Attributes:
         alerts: all alerts so far.
         values: latest value of every tag.
         listeners: called with every update, in step order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_alert: Sink | None = None) -> None:
+        self._on_alert = on_alert
+        self._outlets = Sinks()
         self.listeners: list[Callable[[Update], None]] = []
         self.alerts: list[Alert] = []
         # a monitor may read it before the first result: it is finite from the start, and stays so
@@ -81,6 +87,8 @@ class Publisher:
         # what an interrupt cuts off is written by the next call: at the end of the run at the latest
         while self._unwritten:
             self._log(trainer, self._unwritten[0])
+            if self._unwritten[0].alerts:
+                self._outlets.send(self._unwritten[0].alerts, sinks_of(trainer, self._on_alert))
             self._unwritten.popleft()
 
     def republish(self, trainer: Trainer) -> None:

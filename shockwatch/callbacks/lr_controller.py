@@ -86,13 +86,14 @@ class ShockLRController(Callback):
         if not isinstance(dry_run, bool):
             raise ValueError(f"dry_run={dry_run!r}: must be True or False")
         self.dry_run = dry_run
-        self.factor = 1.0
+        self.factor = self._proposal = 1.0
         self._broken = False
         self._changes: list[tuple[int, float]] = [(0, 1.0)]
         self._pending: list[Update] = []
         self._handles: list[RemovableHandle] = []
         self._own_rates: dict[Optimizer, list[Any]] = {}
         self._watch: ShockWatch | None = None
+        self._meets: ShockWatch | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -103,7 +104,8 @@ class ShockLRController(Callback):
         """
         if stage == "fit":
             self._release()
-            self._watch = find_watch(trainer, self)
+            self._broken = False
+            self._watch = self._meets = find_watch(trainer, self)
             self._unsubscribe = self._watch.subscribe(self._pending.append)
 
     @never_raises
@@ -120,16 +122,22 @@ class ShockLRController(Callback):
                 self._handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
-    @never_raises
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Decide on the values that are new since the last batch; rank zero's decision holds for all."""
-        if self._watch is None or not agreed_step(trainer, self._watch):
+        if self._meets is None or not agreed_step(trainer, self._meets):
             return
-        factor = self._decide(trainer)
-        self._set(trainer.global_step, float(trainer.strategy.broadcast(factor)))
+        self._propose(trainer)
+        # outside the guard: ranks must meet even if this one has failed, and then all use their own rate
+        self._set(
+            trainer.global_step, float(trainer.strategy.broadcast(1.0 if self._broken else self._proposal))
+        )
         trainer.callback_metrics[FACTOR_TAG] = torch.tensor(self.factor)
+
+    @never_raises
+    def _propose(self, trainer: Trainer) -> None:
+        self._proposal = self._decide(trainer)
 
     @never_raises
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,10 +148,12 @@ class ShockLRController(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimisers."""
         self._release()
+        self._meets = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimisers."""
         self._release()
+        self._meets = None
 
     def state_dict(self) -> dict[str, Any]:
         """The factor in force."""
@@ -151,7 +161,7 @@ class ShockLRController(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the factor in force."""
-        self.factor = float(state_dict["factor"])
+        self.factor = self._proposal = float(state_dict["factor"])
         self._changes = [(0, self.factor)]
 
     def _decide(self, trainer: Trainer) -> float:

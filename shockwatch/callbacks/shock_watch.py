@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shockwatch import session
-from shockwatch.alerts import Alert, AlertManager, Rule
+from shockwatch.alerts import Alert, AlertManager, Alerts, Sink
 from shockwatch.budget import Probe
 from shockwatch.callbacks._private_module import (
     manual_losses,
@@ -48,7 +48,7 @@ class ShockWatch(Callback):
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"`` (as the budget allows), ``"off"``, or every how many snapshots the curvature
             is measured.
-        alerts: ``"default"`` or alert rules.
+        alerts: ``"default"``, alert rules, or the path of a YAML file of rules.
         seed: of the analysis' own random numbers.
         shutdown_timeout: seconds that the end of ``fit`` waits for the analysis at most; what is not done by then
             is given up, and a warning states how many snapshots. After an exception it is 30 at most.
@@ -56,6 +56,11 @@ class ShockWatch(Callback):
             ``training_step``, run on a private copy. With manual optimisation it is required for curvature: without
             it the losses given to ``manual_backward`` show the symmetries, and no more.
         symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
+        on_alert: called with every alert, on the main thread of rank zero; an exception of its own is only
+            reported. Alerts also go to Python logging, TensorBoard's texts, ``shockwatch/alerts.jsonl`` in the
+            run folder, and the alerts of a ``WandbLogger``.
+        false_alarms: change points (``phase/changepoint``) in 10,000 steps of stationary noise; holds within a
+            factor of two, also for noise with memory. At most one in 50 snapshots.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -67,19 +72,25 @@ class ShockWatch(Callback):
         budget: float = 0.02,
         horizon: int = 200,
         probe: Probe = "auto",
-        alerts: Literal["default"] | Sequence[Rule] = "default",
+        alerts: Alerts = "default",
         seed: int = 0,
         loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
         symmetries: Sequence[Declared] = (),
         shutdown_timeout: float = 300.0,
+        on_alert: Sink | None = None,
+        false_alarms: float = 1.0,
     ) -> None:
-        self.settings = Settings(every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout)
+        self.settings = Settings(
+            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms
+        )
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r}: must be callable as loss_fn(module, batch), or None")
+        if on_alert is not None and not callable(on_alert):
+            raise ValueError(f"on_alert={on_alert!r}: must be callable as on_alert(alert), or None")
         self._rules = alerts
         self._loss_fn = loss_fn
         self._manager = AlertManager(alerts)
-        self._publisher = Publisher()
+        self._publisher = Publisher(on_alert)
         self._clock = TrainingClock()
         self._session: Session | None = None
         self._trainer: Trainer | None = None
@@ -94,7 +105,7 @@ class ShockWatch(Callback):
 
     @property
     def alerts(self) -> list[Alert]:
-        """All alerts so far."""
+        """All alerts so far; the same on every rank at every ``every_n_steps``-th step."""
         return self._publisher.alerts
 
     @property
@@ -148,11 +159,17 @@ class ShockWatch(Callback):
             self._batch = private_batch(batch)
             self._has_batch = True
 
-    @never_raises
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take a snapshot if the optimiser stepped and one is due; publish what became ready."""
+        self._after_batch(trainer, pl_module, outputs)
+        # outside the guard: ranks must meet even if this one's watch has failed
+        if trainer.global_step % self.every_n_steps == 0:
+            self._share(trainer)
+
+    @never_raises
+    def _after_batch(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:
         step = trainer.global_step
         if self._watching and step > self._seen_step:
             first = self._session is None
@@ -177,9 +194,13 @@ class ShockWatch(Callback):
         if is_fitting(trainer) and not trainer.sanity_checking:
             self._publisher.republish(trainer)
 
-    @never_raises
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the last snapshot and wait for the analysis: nothing accepted is lost."""
+        self._at_end(trainer)
+        self._share(trainer)
+
+    @never_raises
+    def _at_end(self, trainer: Trainer) -> None:
         if (
             self._session is not None
             and self._session.last_step != self._seen_step
@@ -312,6 +333,11 @@ class ShockWatch(Callback):
         if updates or self._publisher.unwritten:
             self._publisher.publish(trainer, updates)
             self._session.charge(time.perf_counter() - start)
+
+    def _share(self, trainer: Trainer) -> None:
+        """Give every rank the alerts of rank zero: a collective."""
+        if trainer.world_size > 1 and is_fitting(trainer):
+            self._publisher.alerts = list(trainer.strategy.broadcast(self._publisher.alerts))
 
     def _finish(self, trainer: Trainer, timeout: float | None) -> None:
         self._clock.stop()

@@ -52,9 +52,11 @@ def autocorrelation(times: Sequence[float], values: Sequence[float]) -> float:
     if len(values) < FEWEST:
         return math.nan
     residuals = detrended(times, values)
-    power = float(residuals @ residuals)
-    if power == 0.0:
+    largest = float(np.abs(residuals).max())
+    if largest == 0.0:
         return 0.0
+    residuals = residuals / largest  # squares of very small numbers underflow
+    power = float(residuals @ residuals)
     return float(residuals[:-1] @ residuals[1:]) / power
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from shockwatch.phase.change_point import ChangePointDetector
 from shockwatch.phase.early_warning import autocorrelation, trend, variance
+from shockwatch.phase.stability import Stability
 from shockwatch.phase.state import PhaseMachine
+from shockwatch.phase.surrogates import rise
+from shockwatch.phase.susceptibility import Susceptibility
 
 _SOURCES = ("quotient/speed", "quotient/norm")
 # In log units: a standard error below 10 % of the speed is not believed, see ChangePointDetector.
@@ -41,9 +44,16 @@ class PhaseIndicators:
         self._series: deque[float] = deque(maxlen=window)
         self._source = ""
         self._machine = PhaseMachine()
+        self._stability = Stability()
+        self._susceptibility = Susceptibility(window)
 
     def update(
-        self, step: int, values: Mapping[str, float], *, loss: float, finite: bool
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        loss: float,
+        finite: bool,
     ) -> dict[str, float]:
         """Take the scalars of one observation and return the ``phase/`` tags.
 
@@ -54,8 +64,10 @@ class PhaseIndicators:
             finite: whether all parameters are finite.
 
         Returns:
-            ``phase/changepoint``, ``variance``, ``autocorrelation``, ``trend`` and ``state``; the
-            statistics are NaN until three values have been watched, the rest are never NaN.
+            ``phase/changepoint``, ``variance``, ``autocorrelation``, ``trend``, their p-values,
+            ``susceptibility`` and ``state``; the statistics are NaN until three values have been watched (the
+            p-values: 16), change point and state never. Where the curvature was measured also
+            ``phase/edge_steps``.
         """
         changed = self._watch(step, values) if finite else False
         state = self._machine.update(
@@ -67,13 +79,24 @@ class PhaseIndicators:
             lambda_max=values.get("shock/lambda_max", math.nan),
         )
         times, series = list(self._times), list(self._series)
+        variance_rise, autocorrelation_rise = rise(times, series)
+        norm, viscosity = (values.get(f"quotient/{name}", math.nan) for name in ("norm", "viscosity"))
         return {
             "phase/changepoint": float(changed),
             "phase/variance": variance(times, series),
             "phase/autocorrelation": autocorrelation(times, series),
             "phase/trend": trend(times, series),
+            "phase/variance_pvalue": variance_rise,
+            "phase/autocorrelation_pvalue": autocorrelation_rise,
+            "phase/susceptibility": self._susceptibility.update(float(step), norm, viscosity),
             "phase/state": float(state),
+            **self._edge(step, values),
         }
+
+    def _edge(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        if "shock/lr_lambda_max" not in values:
+            return {}
+        return {"phase/edge_steps": self._stability.update(step, values["shock/lr_lambda_max"] / 2.0)}
 
     def _watch(self, step: int, values: Mapping[str, float]) -> bool:
         """Append to the window what can be appended; tell whether it is a change point."""
@@ -101,6 +124,8 @@ class PhaseIndicators:
             "series": list(self._series),
             "detector": self._detector.state_dict(),
             "machine": self._machine.state_dict(),
+            "stability": self._stability.state_dict(),
+            "susceptibility": self._susceptibility.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,3 +141,5 @@ class PhaseIndicators:
         self._series.extend(float(value) for value in state["series"])
         self._detector.load_state_dict(state["detector"])
         self._machine.load_state_dict(state["machine"])
+        self._stability.load_state_dict(state["stability"])
+        self._susceptibility.load_state_dict(state["susceptibility"])

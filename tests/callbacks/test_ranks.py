@@ -25,17 +25,19 @@ class Slow(L.Callback):
         time.sleep(0.02)
 
 if __name__ == "__main__":
+    watch = ShockWatch(every_n_steps=2, probe=1)
     stop, control = ShockEarlyStopping(patience=3, action="both"), ShockLRController()
     trainer = L.Trainer(
         max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir={root!r},
         # strict: every rank must find the metric
-        callbacks=[ShockWatch(every_n_steps=2, probe=1), stop, control, Slow(),
+        callbacks=[watch, stop, control, Slow(),
                    EarlyStopping("shock/proximity", patience=50)],
     )
     trainer.fit(Net(), data(n=320))
     total = sum(float(p.detach().sum()) for p in trainer.lightning_module.parameters())
-    report = (trainer.global_step, stop.stopped_step, control.factor, total, stop.checkpoints)
+    report = (trainer.global_step, stop.stopped_step, control.factor, total, stop.checkpoints,
+              [(alert.name, alert.step) for alert in watch.alerts])
     open({root!r} + f"/rank{{trainer.global_rank}}", "w").write(repr((bool(fake.steps), report)))
 """
 
@@ -56,7 +58,8 @@ def test_ranks_stop_save_and_slow_down_together(tmp_path: Path) -> None:
     assert worked
     assert not idle, "only rank zero analyses"
     assert first == second
-    steps, stopped, factor, _, (checkpoint,) = first
+    steps, stopped, factor, _, (checkpoint,), alerts = first
+    assert [name for name, _ in alerts] == ["transition ahead"]
     assert steps == stopped < 40
     assert factor < 0.5
     assert Path(checkpoint).exists()

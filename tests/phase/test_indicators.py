@@ -12,9 +12,13 @@ from shockwatch.tags import known_tag
 STATISTICS = ("phase/variance", "phase/autocorrelation", "phase/trend")
 
 
-def feed(indicators, speeds, first=0, tag="quotient/speed"):
+def feed(indicators, speeds, first=0, tag="quotient/speed", extra=None):
+    def values(i, speed):
+        more = {} if extra is None else {"quotient/norm": float(speed), **extra[first + i]}
+        return {tag: float(speed), **more}
+
     return [
-        indicators.update(50 * (first + i), {tag: float(speed)}, loss=1.0, finite=True)
+        indicators.update(50 * (first + i), values(i, speed), loss=1.0, finite=True)
         for i, speed in enumerate(speeds)
     ]
 
@@ -26,9 +30,10 @@ def noisy(length: int, seed: int = 0) -> np.ndarray:
 def test_tags_are_the_contract_and_finite_from_the_third_observation_on():
     rows = feed(PhaseIndicators(), noisy(30))
     assert all(known_tag(tag) for tag in rows[0])
-    assert len(rows[0]) == 5
+    assert len(rows[0]) == 8
     for i, row in enumerate(rows):
         assert all(math.isfinite(row[tag]) == (i >= 2) for tag in STATISTICS)
+        assert math.isfinite(row["phase/variance_pvalue"]) == (i >= 15)
         assert row["phase/changepoint"] == 0.0
         assert row["phase/state"] == PhaseState.SMOOTH
         assert all(type(value) is float for value in row.values())
@@ -98,14 +103,27 @@ def test_a_run_set_back_starts_the_window_anew():
 def test_resuming_from_a_checkpoint_changes_nothing(tmp_path):
     speeds = noisy(90, seed=7)
     speeds[40:] *= 5
-    whole = feed(PhaseIndicators(), speeds)
+    extra = [{"shock/lr_lambda_max": 0.4 + 0.017 * i, "quotient/viscosity": 1.0 + i % 3} for i in range(90)]
+    whole = feed(PhaseIndicators(), speeds, extra=extra)
+    assert sum(0 < row["phase/edge_steps"] < math.inf for row in whole) > 0
+    assert math.isfinite(whole[-1]["phase/susceptibility"])
     for cut in (1, 41, 80):
         first, second = PhaseIndicators(), PhaseIndicators()
-        rows = feed(first, speeds[:cut])
+        rows = feed(first, speeds[:cut], extra=extra)
         torch.save(first.state_dict(), tmp_path / "state.pt")
         second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-        rows += feed(second, speeds[cut:], first=cut)
+        rows += feed(second, speeds[cut:], first=cut, extra=extra)
         assert all(a == pytest.approx(b, nan_ok=True, rel=0, abs=0) for a, b in zip(rows, whole, strict=True))
+
+
+def test_the_edge_is_at_two():
+    def row(values: dict[str, float]) -> dict[str, float]:
+        return PhaseIndicators().update(1, values, loss=1.0, finite=True)
+
+    assert row({"shock/lr_lambda_max": 2.1})["phase/edge_steps"] == 0.0
+    assert math.isnan(row({"shock/lr_lambda_max": 1.9})["phase/edge_steps"])
+    assert math.isnan(row({"shock/lr_lambda_max": math.nan})["phase/edge_steps"])
+    assert "phase/edge_steps" not in row({})
 
 
 def test_arguments_are_checked():

@@ -9,6 +9,7 @@ RULE = Rule(
     threshold=float(PhaseState.DIVERGING),
     release=float(PhaseState.DIVERGING),
     severity="critical",
+    event="instability",
     message=(
         "Training diverges: the loss or the parameters are no longer finite, or the loss is far above its "
         "start; go back to a checkpoint before step {step} and use a lower learning rate or clip gradients."

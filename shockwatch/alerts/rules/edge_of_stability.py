@@ -7,8 +7,10 @@ RULE = Rule(
     tag="shock/lr_lambda_max",
     threshold=2.0,
     release=1.6,
-    patience=3,
+    patience=2,
     severity="warning",
+    event="instability",
+    cooldown=50,
     message=(
         "Learning rate times largest curvature is {value}; from {threshold} on steps overshoot: lower "
         "the learning rate or warm it up longer if the loss starts to oscillate or grow."

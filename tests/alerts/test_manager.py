@@ -135,7 +135,59 @@ def test_memory_of_rules_that_are_gone_is_dropped():
     old.update(0, {TAG: 3.0})
     new = AlertManager([rule()])
     new.load_state_dict(old.state_dict())
-    assert new.state_dict() == {"watches": []}
+    assert new.state_dict() == {"watches": [], "spoken": {}}
+
+
+def two(**changes) -> AlertManager:
+    """A mild and a severe rule about one event, on two tags."""
+    mild = rule(name="mild", event="trouble", severity="warning", **changes)
+    severe = rule(name="severe", event="trouble", severity="critical", tag="quotient/norm", **changes)
+    return AlertManager([mild, severe])
+
+
+def said(manager, rows) -> list[list[str]]:
+    return [
+        [alert.name for alert in manager.update(10 * i, {TAG: speed, "quotient/norm": norm})]
+        for i, (speed, norm) in enumerate(rows)
+    ]
+
+
+def test_of_rules_about_one_event_the_most_severe_speaks():
+    assert said(two(), [(3, 3)]) == [["severe"]]
+    assert said(two(), [(0, 0), (3, 0), (3, 3)]) == [[], ["mild"], ["severe"]]
+
+
+def test_an_event_is_not_spoken_of_again_within_its_cooldown_unless_it_is_worse():
+    assert said(two(cooldown=25), [(3, 3), (0, 0), (3, 0), (0, 0), (3, 0)]) == [
+        ["severe"],
+        [],
+        [],
+        [],
+        ["mild"],
+    ]
+    assert said(two(cooldown=25), [(3, 0), (0, 3)]) == [["mild"], ["severe"]]
+
+
+def test_rules_about_different_events_do_not_silence_each_other():
+    manager = AlertManager([rule(name="a", cooldown=100), rule(name="b", tag="quotient/norm", cooldown=100)])
+    assert said(manager, [(3, 3)]) == [["a", "b"]]
+
+
+def test_the_silence_about_an_event_survives_a_checkpoint(tmp_path):
+    first, second = two(cooldown=25), two(cooldown=25)
+    assert said(first, [(3, 3)]) == [["severe"]]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.update(10, {TAG: 0.0, "quotient/norm": 0.0}) == []
+    assert second.update(20, {TAG: 3.0, "quotient/norm": 0.0}) == []
+    assert [alert.name for alert in two(cooldown=25).update(20, {TAG: 3.0})] == ["mild"]
+
+
+def test_of_the_tags_of_one_rule_the_most_extreme_speaks():
+    values = {f"block/{name}/effective_rank": rank for name, rank in (("a", 1.0), ("b", 0.5), ("c", 0.7))}
+    manager = AlertManager([rule(tag="block/*/effective_rank", direction="below")])
+    assert [alert.tag for alert in manager.update(0, values)] == ["block/b/effective_rank"]
+    assert manager.update(1, values) == []
 
 
 @pytest.mark.parametrize(
@@ -152,6 +204,7 @@ def test_memory_of_rules_that_are_gone_is_dropped():
         ({"patience": 0}, "patience=0"),
         ({"cooldown": -1}, "cooldown=-1"),
         ({"cooldown": True}, "cooldown=True"),
+        ({"event": ""}, "event=''"),
         ({"release": 2.5}, r"release=2\.5: must be <= threshold=2\.0"),
         ({"release": 1.5, "direction": "below"}, r"release=1\.5: must be >= threshold"),
         ({"armed_by": 3.0}, r"armed_by=3\.0"),
@@ -167,7 +220,7 @@ def test_rules_are_checked_at_construction(changes, message):
 def test_managers_are_checked_at_construction():
     with pytest.raises(ValueError, match="alerts='defaults'"):
         AlertManager("defaults")
-    with pytest.raises(ValueError, match="must be 'default' or a sequence of Rule"):
+    with pytest.raises(ValueError, match="must be 'default', a sequence of Rule or the path"):
         AlertManager([TAG])
     with pytest.raises(ValueError, match="share the name 'fast'"):
         AlertManager([rule(), rule()])
@@ -180,6 +233,7 @@ def smooth_run(rng: np.random.Generator, i: int) -> dict[str, float]:
         "shock/proximity": abs(0.1 * rng.standard_normal()),
         "shock/arrival_steps": math.nan,
         "shock/lr_lambda_max": 1.2 + 0.2 * rng.standard_normal(),
+        "phase/edge_steps": math.nan,
         "phase/state": float(PhaseState.SMOOTH if i < 300 else PhaseState.CONVERGED),
         "phase/changepoint": float(i % 97 == 96),
         "block/h.0/effective_rank": 20.0 * math.exp(-0.005 * i) + 1.0,
@@ -197,7 +251,8 @@ def test_a_smooth_healthy_run_raises_nothing():
     ("trouble", "count", "name", "severity"),
     [
         ({"shock/proximity": 1.3, "shock/arrival_steps": 150.0}, 2, "transition ahead", "warning"),
-        ({"shock/lr_lambda_max": 2.3}, 3, "edge of stability", "warning"),
+        ({"shock/lr_lambda_max": 2.3, "phase/edge_steps": 0.0}, 2, "edge of stability", "warning"),
+        ({"phase/edge_steps": 70.0}, 2, "edge of stability ahead", "info"),
         ({"phase/state": 5.0}, 1, "divergence", "critical"),
         ({"block/h.0/effective_rank": 1.0}, 5, "rank collapse", "warning"),
     ],
@@ -209,7 +264,8 @@ def test_each_default_rule_raises_on_its_trouble_once(trouble, count, name, seve
     ]
     (alert,) = alerts
     assert (alert.name, alert.severity, alert.step) == (name, severity, 19 + count)
-    assert alert.forecast == (150.0 if name == "transition ahead" else None)
+    forecasts = {"transition ahead": 150.0, "edge of stability ahead": 70.0}
+    assert alert.forecast == forecasts.get(name)
     assert "in about 150 steps" in alert.message or name != "transition ahead"
 
 
