@@ -15,9 +15,9 @@ _FEWEST = 4
 class Stability:
     """Follows half of ``shock/lr_lambda_max``: 1 is the edge of gradient descent.
 
-    Beyond it every step overshoots along the sharpest direction (Cohen et al. 2021). The arrival is read off the straight line through the last eight probes: it is
-    given where the line rises by more than two standard errors, from 0.25 on, and no farther ahead than
-    the line has been watched: there it is as well supported as it is behind.
+    Beyond it every step overshoots along the sharpest direction (Cohen et al. 2021). The arrival is read off the
+    straight line through the last eight probes: it is given where the line rises by more than two standard errors,
+    from 0.25 on, and no farther ahead than the line has been watched: there it is as well supported as behind.
     """
 
     def __init__(self) -> None:
