@@ -110,6 +110,7 @@ class Trace:
             return dtype
 
         for node in graph.graph.nodes:
+            _name_type(node)
             node.args = fx.node.map_aggregate(node.args, converted)
             node.kwargs = fx.node.map_aggregate(node.kwargs, converted)
             if node.op == "get_attr":
@@ -132,6 +133,21 @@ def _coarseness(node: Any) -> float:
         value = value[0]
     floating = isinstance(value, Tensor) and value.is_floating_point()
     return _epsilon(value.dtype) if floating else 0.0
+
+
+def _name_type(node: fx.Node) -> None:
+    """Give a tensor that is made inside the step (``torch.ones``) its type by name: else it is the global default."""
+    value = node.meta.get("val")
+    schema = getattr(node.target, "_schema", None)
+    if (
+        schema is None
+        or node.all_input_nodes
+        or not isinstance(value, Tensor)
+        or not value.is_floating_point()
+    ):
+        return
+    if node.kwargs.get("dtype") is None and any(argument.name == "dtype" for argument in schema.arguments):
+        node.update_kwarg("dtype", value.dtype)
 
 
 _SOFTMAX = ("aten._softmax.default", "aten._log_softmax.default")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shockwatch.symmetry import infer_symmetries
 from shockwatch.tracing import StepLoss, trace_step
 from shockwatch.tracing.decompositions import decomposition_table
 from tests.symmetry.cases import CASES, Case
@@ -83,3 +84,25 @@ def test_batch_of_another_structure_is_refused() -> None:
     trace = trace_step(model, lambda m, b: m(b[0]).sum(), (torch.ones(3, 6),))
     with pytest.raises(ValueError, match="must have the structure"):
         trace.leaves({"x": torch.ones(3, 6)})
+
+
+class Averaged(nn.Module):
+    """A matrix made inside the step, of the type of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x))
+        mean = torch.tril(torch.ones(len(x), len(x))) @ hidden
+        return self.second(mean * (torch.full((5,), 0.5) @ torch.eye(5)))
+
+
+def test_tensors_made_in_the_step_follow_its_type() -> None:
+    model, x = Averaged(), torch.randn(6, 4)
+    trace = trace_step(model, lambda m, b: m(b).square().mean(), x)
+    state = {name: p.detach().double() for name, p in model.named_parameters()}
+    value = StepLoss(trace.in_dtype(torch.float64), x.double()).value(state, {})
+    assert value == pytest.approx(float(model(x).square().mean()), rel=1e-5)
+    assert infer_symmetries(model, lambda m, b: m(b).square().mean(), x).dim == 5
