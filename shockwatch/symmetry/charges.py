@@ -163,6 +163,28 @@ def _whole(charges: Charges) -> Charges:
     return {key: value * denominator / common for key, value in charges.items()}
 
 
+class Span:
+    """The span of charge vectors, in echelon form."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Charges] = {}
+
+    def add(self, vector: Charges) -> bool:
+        """Whether ``vector`` was outside the span, which then contains it."""
+        vector = {key: value for key, value in vector.items() if value}
+        while vector:
+            pivot = min(vector)
+            row = self._rows.get(pivot)
+            if row is None:
+                self._rows[pivot] = vector
+                return True
+            weight = vector[pivot] / row[pivot]
+            for key, value in row.items():
+                vector[key] = vector.get(key, Fraction(0)) - weight * value
+            vector = {key: value for key, value in vector.items() if value}
+        return False
+
+
 class ChargeSystem:
     """The charge equations of an analysis, axis by axis."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from shockwatch.symmetry.analysis import Analysis
+from shockwatch.symmetry.charges import Span
 from shockwatch.symmetry.groups import (
     BiasTransport,
     ContinuousGroup,
@@ -19,7 +20,6 @@ from shockwatch.symmetry.groups import (
     ScalingGroup,
     SymmetryGroup,
 )
-from shockwatch.symmetry.groups.whole_scaling import Span
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.tracing import Trace
 

@@ -262,12 +262,10 @@ def hidden_map(random: Random, width: int) -> nn.Module:
     if kind == "listed":
         return ListedExperts(random, width, 2, 3, random.choice([0, 2]))
     if kind == "twice":
-        return Twice(linear(random, width, width), activation(random, width))
+        return Twice(linear(random, width, width), activation(random, 1))
     if kind == "transposed":
-        return Transposed(width, hidden, activation(random, hidden))
-    return nn.Sequential(
-        linear(random, width, hidden), activation(random, hidden), linear(random, hidden, width)
-    )
+        return Transposed(width, hidden, activation(random, 1))
+    return nn.Sequential(linear(random, width, hidden), activation(random, 1), linear(random, hidden, width))
 
 
 def residual(random: Random, width: int, inner: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
-from shockwatch.symmetry.charges import ChargeSystem, Scope
+from shockwatch.symmetry.charges import ChargeSystem, Scope, Span
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame, units_last
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
 from shockwatch.symmetry.groups.rotation import Rotation
@@ -248,42 +249,54 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     """Every scaling group of the step that no general linear group contains."""
     groups: list[SymmetryGroup] = []
     folded = {p.symbol.id for g in found if isinstance(g, Rotation) for p in g.gains}
-    seen: set[tuple[frozenset[tuple[str, float]], frozenset[int]]] = set()
-    for axis in system.analysis.axes():
-        for solution in system.basis(axis, Scope.POSITIVE):
-            members = [
-                (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution
-            ]
-            first = members[0][1]
-            members = [(p, math.copysign(1.0, first) * q) for p, q in members]
-            units = tuple(system.shared_axes(solution))
-            key = (frozenset((p.label, q) for p, q in members), frozenset(id(a) for a in units))
-            if key in seen or _inside_linear(members, units, found):
-                continue
-            seen.add(key)
-            pieces, charges = tuple(p for p, _ in members), tuple(q for _, q in members)
-            moved = {q > 0 for p, q in members if p.trainable}
-            if len(moved) == 1:
-                cls: type[ScalingGroup] = ScaleInvariance
-            elif system.allows(axis, Scope.REAL, solution):
-                cls = RealScaling
-            else:
-                cls = PositiveScaling
-            sides = (
-                [p for p, q in members if q > 0 and p.trainable],
-                [p for p, q in members if q < 0 and p.trainable],
+    candidates = [
+        (axis, solution, tuple(system.shared_axes(solution)))
+        for axis in system.analysis.axes()
+        for solution in system.basis(axis, Scope.POSITIVE)
+    ]
+    # Finest first: a factor for each group of channels may be made of factors for each channel.
+    for axis, solution, units in sorted(candidates, key=lambda candidate: -len(candidate[2])):
+        members = [
+            (p, float(solution[p.symbol.id])) for p in system.analysis.pieces if p.symbol.id in solution
+        ]
+        first = members[0][1]
+        members = [(p, math.copysign(1.0, first) * q) for p, q in members]
+        if _inside_linear(members, units, found) or _made_of(members, units, groups):
+            continue
+        pieces, charges = tuple(p for p, _ in members), tuple(q for _, q in members)
+        moved = {q > 0 for p, q in members if p.trainable}
+        if len(moved) == 1:
+            cls: type[ScalingGroup] = ScaleInvariance
+        elif system.allows(axis, Scope.REAL, solution):
+            cls = RealScaling
+        else:
+            cls = PositiveScaling
+        sides = (
+            [p for p, q in members if q > 0 and p.trainable],
+            [p for p, q in members if q < 0 and p.trainable],
+        )
+        evidence = f"{axis.size} units through {system.path(axis, solution)}"
+        approximate = system.approximate(axis, solution)
+        name = block_name(*sides)
+        gain = next((p for p in pieces if p.symbol.id in folded), None)
+        if gain is not None and cls is RealScaling and set(charges) == {1.0, -1.0}:
+            groups.append(
+                FoldedGain(name, pieces, evidence, approximate, charges=charges, units=units, gain=gain)
             )
-            evidence = f"{axis.size} units through {system.path(axis, solution)}"
-            approximate = system.approximate(axis, solution)
-            name = block_name(*sides)
-            gain = next((p for p in pieces if p.symbol.id in folded), None)
-            if gain is not None and cls is RealScaling and set(charges) == {1.0, -1.0}:
-                groups.append(
-                    FoldedGain(name, pieces, evidence, approximate, charges=charges, units=units, gain=gain)
-                )
-                continue
-            groups.append(cls(name, pieces, evidence, approximate, charges=charges, units=units))
+            continue
+        groups.append(cls(name, pieces, evidence, approximate, charges=charges, units=units))
     return groups
+
+
+def _made_of(
+    members: Sequence[tuple[Piece, float]], units: Sequence[Atom], groups: Sequence[SymmetryGroup]
+) -> bool:
+    """Whether factors of groups that tell at least these units apart, in the same ratio, amount to this one."""
+    span = Span()
+    for group in groups:
+        if isinstance(group, ScalingGroup) and set(units) <= set(group.units):
+            span.add({p.symbol.id: Fraction(q) for p, q in group.members()})
+    return not span.add({p.symbol.id: Fraction(q) for p, q in members if p.trainable})
 
 
 def _inside_linear(

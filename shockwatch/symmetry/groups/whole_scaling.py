@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.optimize import linprog
 
-from shockwatch.symmetry.charges import Charges, ChargeSystem, Equation, solve, tensors_of
+from shockwatch.symmetry.charges import Charges, ChargeSystem, Equation, Span, solve, tensors_of
 from shockwatch.symmetry.groups.base import SymmetryGroup
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
 from shockwatch.symmetry.groups.scaling import PositiveScaling, ScaleInvariance, ScalingGroup
@@ -104,28 +104,6 @@ def _one_sided(charges: Charges, others: Sequence[Charges], trainable: set[int])
 
 def _mixed(charges: Charges, trainable: set[int]) -> bool:
     return len({value > 0 for key, value in charges.items() if key in trainable}) > 1
-
-
-class Span:
-    """The span of charge vectors, in echelon form."""
-
-    def __init__(self) -> None:
-        self._rows: dict[int, Charges] = {}
-
-    def add(self, vector: Charges) -> bool:
-        """Whether ``vector`` was outside the span, which then contains it."""
-        vector = {key: value for key, value in vector.items() if value}
-        while vector:
-            pivot = min(vector)
-            row = self._rows.get(pivot)
-            if row is None:
-                self._rows[pivot] = vector
-                return True
-            weight = vector[pivot] / row[pivot]
-            for key, value in row.items():
-                vector[key] = vector.get(key, Fraction(0)) - weight * value
-            vector = {key: value for key, value in vector.items() if value}
-        return False
 
 
 def _group(system: ChargeSystem, charges: Charges, pieces: Sequence[Piece]) -> SymmetryGroup:
