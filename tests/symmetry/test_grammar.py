@@ -62,7 +62,7 @@ def problems(drawn: Architecture, quotient: Quotient) -> Iterator[str]:
     with torch.no_grad():
         base = loss(state)
     for group in quotient.groups:
-        if group.approximate and (moved := change(group, 0.5)) > 1e-8:
+        if group.approximate and (moved := change(group, 0.5)) > 1e-7:
             yield f"false approximate {group.kind} {group.name}: {moved:.1e}, stated {group.residual:.1e}"
     if (rank := generator_rank(quotient, state)) != quotient.dim:
         yield f"{quotient.dim} directions counted, {rank} independent"
