@@ -158,3 +158,30 @@ def test_inference_changes_nothing() -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_general_linear_on_an_axis_wider_than_both_sides() -> None:
+    """GL(6) between 5 inputs and 4 outputs: 36, less (6 - 5) (6 - 4) that move nothing."""
+    model = nn.Sequential(
+        nn.Linear(5, 6, bias=False), nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Linear(4, 8)
+    )
+    quotient = infer_symmetries(model.double(), cross_entropy, vectors64(5, 8))
+    assert sum(g.dim for g in quotient.groups if g.kind == "general linear") == 34
+    assert quotient.dim_exact == true_redundancy(model, cross_entropy, vectors64(5, 8)) == 34 + 1 + 4
+
+
+def test_scaling_made_of_finer_ones_is_counted_once() -> None:
+    """A channel's gain against the last map is its gain against a grouped convolution, times that against the map."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 4, 1, groups=2, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16, 8),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(12, 1, 2, 2, generator=generator, dtype=torch.float64)
+    quotient = infer_symmetries(model.double(), cross_entropy, (images, torch.arange(12) % 8))
+    assert sum(g.dim for g in quotient.groups if g.kind == "positive scaling") == 2 + 4
+
+
+def vectors64(width: int, classes: int) -> tuple[Tensor, Tensor]:
+    x, y = vectors(0, width, classes)
+    return x.double(), y

@@ -55,7 +55,14 @@ class GeneralLinear(ContinuousGroup):
 
     @property
     def dim(self) -> int:
-        return self.blocks * self._row.size**2
+        # On an axis wider than both sides, matrices between what neither side spans move nothing.
+        unused = [max(self._row.size - self._columns(sign), 0) for sign in (1.0, -1.0)]
+        return self.blocks * (self._row.size**2 - unused[0] * unused[1])
+
+    def _columns(self, sign: float) -> int:
+        return sum(math.prod(a.size for a in p.atoms) for p in self._members(sign)) // (
+            self.blocks * self._row.size
+        )
 
     def _members(self, sign: float) -> Iterator[Piece]:
         return (p for p, q in zip(self.pieces, self.charges, strict=True) if q == sign and p.trainable)
