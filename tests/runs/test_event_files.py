@@ -22,6 +22,10 @@ MAY_BE_MISSING = {
     "shock/steps",
     "shock/time",
     "phase/edge_steps",
+    "shock/basin_gap",
+    "shock/burgers_residual",
+    "shock/forecast_score",
+    "shock/trajectory_steps",
 }
 LONG = {"phase/variance_pvalue", "phase/autocorrelation_pvalue", "phase/susceptibility"}
 BLOCKS = {"transformer": 2, "mlp": 0, "cnn": 0}
