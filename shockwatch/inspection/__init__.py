@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+from torch import nn
+
 from shockwatch.inspection.report import comparison, report
 from shockwatch.inspection.subject import InspectionError, current_directory_importable, load, one_line
 from shockwatch.symmetry import quotient_of
 from shockwatch.symmetry.oracle import redundancy_of, require_small
+from shockwatch.symmetry.unexplained import LIMIT as NAMING_LIMIT
+from shockwatch.symmetry.unexplained import unexplained
 from shockwatch.tracing import TraceError, trace_step
 
 __all__ = ["InspectionError", "main"]
@@ -39,8 +43,16 @@ def main(target: str, oracle: bool = False) -> None:
             if oracle:
                 # The table stands while this takes its time.
                 print(flush=True)
-                print(comparison(quotient, redundancy_of(trace, subject.model, subject.batch)))
+                true = redundancy_of(trace, subject.model, subject.batch)
+                named = None
+                if true > quotient.dim_exact and _parameters(subject.model) <= NAMING_LIMIT:
+                    named = unexplained(quotient, trace, subject.model, subject.batch)
+                print(comparison(quotient, true, named))
         except TraceError as error:
             raise InspectionError(f"{target}: {error}") from error
         except (RuntimeError, ValueError, IndexError) as error:
             raise InspectionError(f"{target}: {one_line(error)}") from error
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from shockwatch.symmetry import Quotient
 from shockwatch.symmetry.groups import SymmetryGroup
+from shockwatch.symmetry.unexplained import Unexplained
 
 _SHOWN = 3
+_CARRIERS = 4
 
 
 def report(quotient: Quotient, parameters: int) -> str:
@@ -37,8 +39,13 @@ def report(quotient: Quotient, parameters: int) -> str:
     return "\n".join(lines)
 
 
-def comparison(quotient: Quotient, true: int) -> str:
-    """The exact directions against the true number of them."""
+def comparison(quotient: Quotient, true: int, named: Unexplained | None = None) -> str:
+    """The exact directions against the true number of them.
+
+    Args:
+        true: their number by the oracle.
+        named: the directions no group explains, where the model was small enough to look.
+    """
     exact = quotient.dim_exact
     coverage = f"{exact / true:.4f}" if true else "1.0000" if exact == 0 else "inf"
     lines = [
@@ -48,6 +55,11 @@ def comparison(quotient: Quotient, true: int) -> str:
     ]
     if exact > true:
         lines.append(f"{exact - true:,} more than there are: groups overlap, or one of them is false")
+    if named is not None and named.count:
+        carriers = ", ".join(f"{name} {share:.0%}" for name, share in list(named.shares.items())[:_CARRIERS])
+        lines.append(
+            f"  {named.count:,} from narrow inputs or outputs, or an unknown group; carried by {carriers}"
+        )
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,6 +55,30 @@ def require_small(model: nn.Module) -> None:
 
 def redundancy_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0, keep_casts: bool = True) -> int:
     """:func:`true_redundancy` of a traced step."""
+    rows = gradient_rows(trace, model, batch, seed=seed, keep_casts=keep_casts)[1]
+    return rows.shape[1] - rank(torch.linalg.svdvals(rows))
+
+
+def gradient_rows(
+    trace: Trace,
+    model: nn.Module,
+    batch: Any,
+    *,
+    seed: int = 0,
+    keep_casts: bool = True,
+    move: Callable[[State], State] = lambda state: state,
+) -> tuple[State, Tensor]:
+    """A generic point, and loss gradients there on more random batches than there are parameters.
+
+    Args:
+        move: takes the generic point, buffers included, to the one where gradients are wanted.
+
+    Returns:
+        The state, and gradients as rows in the order of ``trace.trainable``, shape ``(batches, parameters)``.
+
+    Raises:
+        ValueError: above ``LIMIT`` trainable parameters, or where a gradient is not finite.
+    """
     require_small(model)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -79,7 +104,8 @@ def redundancy_of(trace: Trace, model: nn.Module, batch: Any, seed: int = 0, kee
     points = [generic_point(own, generator) for _ in range(_POINTS)]
     zero = [gradients(point, _PROBES) == 0 for point in points]
     best = min(range(_POINTS), key=lambda k: (int(zero[k].all(0).sum()), int(zero[k].sum())))
-    return count - rank(gradients(points[best], count + _SPARE))
+    state = move({**fixed, **points[best]})
+    return state, gradients(state, count + _SPARE)
 
 
 def redrawn(batch: Any, generator: torch.Generator) -> Any:
@@ -103,9 +129,8 @@ def redrawn(batch: Any, generator: torch.Generator) -> Any:
     return pytree.tree_map_only(Tensor, draw, batch)
 
 
-def rank(matrix: Tensor) -> int:
-    """The numerical rank: the spectrum is cut at its widest gap, the one down to rounding included."""
-    values: Tensor = torch.linalg.svdvals(matrix)
+def rank(values: Tensor) -> int:
+    """The numerical rank from descending singular values: cut at the widest gap, the one down to rounding included."""
     if not values.numel() or float(values[0]) == 0.0:
         return 0
     logs = torch.log10((values / values[0]).clamp_min(_ROUNDING))

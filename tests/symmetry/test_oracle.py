@@ -128,4 +128,4 @@ def test_batches_keep_shape_type_and_range() -> None:
 def test_rank_of_a_product(true: int) -> None:
     generator = torch.Generator().manual_seed(true)
     left, right = (torch.randn(*s, generator=generator).double() for s in ((20, true), (true, 12)))
-    assert rank(left @ right) == true
+    assert rank(torch.linalg.svdvals(left @ right)) == true
