@@ -141,5 +141,6 @@ class PhaseIndicators:
         self._series.extend(float(value) for value in state["series"])
         self._detector.load_state_dict(state["detector"])
         self._machine.load_state_dict(state["machine"])
-        self._stability.load_state_dict(state["stability"])
-        self._susceptibility.load_state_dict(state["susceptibility"])
+        if "stability" in state:  # the first releases had neither
+            self._stability.load_state_dict(state["stability"])
+            self._susceptibility.load_state_dict(state["susceptibility"])

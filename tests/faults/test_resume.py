@@ -105,7 +105,14 @@ def close(one: float, other: float, tag: str) -> bool:
 
 
 # What rests on the two snapshots, or the probe, before the kill: not in a checkpoint, for each costs a model's size.
-WARMING = {"quotient/viscosity", "shock/reynolds", "shock/local_entropy_gap", "shock/gradient_field"}
+WARMING = {
+    "quotient/viscosity",
+    "shock/reynolds",
+    "shock/local_entropy_gap",
+    "shock/gradient_field",
+}
+# Its window remembers the viscosities that are missing.
+WARMING_LONG = {"phase/susceptibility"}
 # A forecast's noise is as large as it says itself.
 FORECAST = {"shock/arrival_steps", "shock/arrival_error", "shock/proximity", "shock/rate", "shock/strength"}
 
@@ -141,6 +148,8 @@ def test_a_killed_run_goes_on_without_a_jump(trial: int, tmp_path: Path, roomy: 
         assert got.keys() == values.keys()
         for tag in values:
             if tag.startswith("shockwatch/") or tag in FORECAST or (at in fresh and tag in WARMING):
+                continue
+            if tag in WARMING_LONG and at in after:
                 continue
             assert close(got[tag], values[tag], tag), (
                 f"killed at {step}: {tag} at {at}: {got[tag]}, {values[tag]}"
