@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +17,14 @@ def no_zombie_threads() -> Iterator[None]:
     yield
     alive = [thread.name for thread in threading.enumerate() if thread.name == "shockwatch"]
     assert not alive, "the test leaves a worker thread behind"
+
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """A shell ignores SIGINT for what it runs in the background, and Python then leaves it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
