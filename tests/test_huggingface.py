@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 
 import pytest
@@ -23,14 +22,7 @@ class Patient(hf.TrainerCallback):
         self.watch = watch
 
     def on_step_end(self, args, state, control, **kwargs):
-        session = self.watch._monitor._session
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline:
-            seen, taken = session.state, session.last_step
-            if taken is None or (seen is not None and seen["clock"] and seen["clock"][0] >= taken):
-                return
-            time.sleep(0.01)
-        raise TimeoutError("no analysis")
+        assert self.watch._monitor._session.settle(100)
 
 
 class Words(Dataset):
