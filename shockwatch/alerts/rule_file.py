@@ -35,7 +35,7 @@ def load_rules(path: str | Path) -> tuple[Rule, ...]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"alerts={str(path)!r}: cannot be read as a YAML file of rules ({error})") from error
     if not isinstance(content, list):
         raise ValueError(f"{path}: must hold a list of rules, not {type(content).__name__}")

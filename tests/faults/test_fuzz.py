@@ -10,15 +10,18 @@ import io
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+import yaml
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shockwatch import ShockEarlyStopping, ShockLRController, ShockMonitor, ShockWatch
 from shockwatch.alerts import AlertManager, Rule
+from shockwatch.alerts.rule_file import load_rules
 from shockwatch.engine import Engine
 from shockwatch.errors import ShockwatchWarning
 from shockwatch.session import Settings
@@ -220,3 +223,60 @@ def test_settings_are_what_was_given() -> None:
     with pytest.raises(ValueError, match=r"shutdown_timeout=-1: must be a number in \[0, inf\]"):
         Settings(shutdown_timeout=-1)
     assert issubclass(ShockwatchWarning, UserWarning)
+
+
+VALID_RULES = """\
+- default
+- name: far
+  tag: quotient/path_length
+  threshold: 1.5
+  message: "{tag} is {value}."
+  cooldown: 10
+"""
+FIELDS = [
+    "name",
+    "tag",
+    "threshold",
+    "message",
+    "direction",
+    "release",
+    "patience",
+    "cooldown",
+    "event",
+    "nmae",
+]
+RULE_TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.text(alphabet="-[]{}:&*!|>'\"%@`#,?\n\t ax1", max_size=60),
+    st.lists(
+        st.one_of(ANYTHING, st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=6)), max_size=3
+    ).map(lambda content: yaml.safe_dump(content)),
+    st.tuples(st.integers(0, len(VALID_RULES) - 1), st.characters(codec="utf-8")).map(
+        lambda change: VALID_RULES[: change[0]] + change[1] + VALID_RULES[change[0] + 1 :]
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def rule_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rules") / "rules.yaml"
+
+
+@settings(
+    max_examples=400 * TIMES, derandomize=not LONG, deadline=2000, suppress_health_check=list(HealthCheck)
+)
+@given(text=RULE_TEXTS)
+@example(text=VALID_RULES)
+@example(text="- 2001-99-99\n")
+@example(text="[" * 4000)
+@example(text="!!python/object/apply:os.system ['true']")
+@example(text="&a [*a]")
+def test_a_file_of_rules_is_read_or_refused(text: str, rule_file: Path) -> None:
+    rule_file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        rules, refusal = load_rules(rule_file), rule_file.name
+    except ValueError as error:
+        rules, refusal = (), str(error)
+    assert rule_file.name in refusal
+    assert all(isinstance(entry, Rule) for entry in rules)
+    AlertManager(rules).update(0, {"raw/norm": 1.0, "quotient/path_length": 2.0})
