@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -41,3 +42,14 @@ def run_folder(tmp_path, monkeypatch):
         loss.backward()
         optimizer.step()
     return tmp_path
+
+
+@pytest.fixture
+def built(run_folder):
+    """What ``saved_run:build`` returns: model, loss function, batch."""
+    sys.path.insert(0, str(run_folder))
+    try:
+        return importlib.import_module("saved_run").build()
+    finally:
+        sys.path.remove(str(run_folder))
+        del sys.modules["saved_run"]

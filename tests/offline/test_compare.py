@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-
 import pytest
 import torch
 
@@ -14,13 +11,8 @@ from shockwatch.symmetry import infer_symmetries
 
 
 @pytest.fixture
-def case(run_folder):
-    sys.path.insert(0, str(run_folder))
-    try:
-        model, loss_fn, batch = importlib.import_module("saved_run").build()
-    finally:
-        sys.path.remove(str(run_folder))
-        del sys.modules["saved_run"]
+def case(built):
+    model, loss_fn, batch = built
     return infer_symmetries(model, loss_fn, batch), torch.load("step=40.ckpt", weights_only=True)[
         "state_dict"
     ]

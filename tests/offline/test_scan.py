@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +16,8 @@ FILES = ["step=40.ckpt", "step=0.ckpt", "step=20.ckpt"]
 
 
 @pytest.fixture
-def truth(run_folder):
-    sys.path.insert(0, str(run_folder))
-    try:
-        model, loss_fn, batch = importlib.import_module("saved_run").build()
-    finally:
-        sys.path.remove(str(run_folder))
-        del sys.modules["saved_run"]
+def truth(built):
+    model, loss_fn, batch = built
     states = {s: torch.load(f"step={s}.ckpt", weights_only=True)["state_dict"] for s in (0, 20, 40)}
     return model, loss_fn, batch, states
 
