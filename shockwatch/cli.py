@@ -44,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument("--module", required=True, metavar="my_module:build", help=_BUILD)
     compare.set_defaults(run=_compare)
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    from shockwatch.inspection.subject import InspectionError
+
+    try:
+        code: int = options.run(options)
+    except InspectionError as error:
+        print(f"shockwatch {options.command}: {error}", file=sys.stderr)
+        return 2
     return code
 
 
@@ -61,36 +67,22 @@ def _demo(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from shockwatch import inspection
 
-    try:
-        inspection.main(options.target, options.oracle)
-    except inspection.InspectionError as error:
-        print(f"shockwatch inspect: {error}", file=sys.stderr)
-        return 2
+    inspection.main(options.target, options.oracle)
     return 0
 
 
 def _scan(options: argparse.Namespace) -> int:
-    from shockwatch import inspection
     from shockwatch.offline import scan
 
-    try:
-        return scan.main(
-            options.module, options.checkpoints, options.root, options.workers, not options.no_curvature
-        )
-    except inspection.InspectionError as error:
-        print(f"shockwatch scan: {error}", file=sys.stderr)
-        return 2
+    return scan.main(
+        options.module, options.checkpoints, options.root, options.workers, not options.no_curvature
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from shockwatch import inspection
     from shockwatch.offline import compare
 
-    try:
-        return compare.main(options.module, options.first, options.second)
-    except inspection.InspectionError as error:
-        print(f"shockwatch compare: {error}", file=sys.stderr)
-        return 2
+    return compare.main(options.module, options.first, options.second)
 
 
 def _positive(text: str) -> int:

@@ -117,11 +117,13 @@ def coupled_weight_decay(optimizer: Optimizer) -> float:
 
     0 where the decay is decoupled (``AdamW``): it then belongs to no loss. NaN where parameter groups differ.
     """
-    decays = {
-        0.0 if _decoupled(optimizer, group) else float(group.get("weight_decay", 0.0))
-        for group in optimizer.param_groups
-    }
+    decays = {group_weight_decay(optimizer, group) for group in optimizer.param_groups}
     return decays.pop() if len(decays) == 1 else math.nan
+
+
+def group_weight_decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
+    """:func:`coupled_weight_decay` of one parameter group."""
+    return 0.0 if _decoupled(optimizer, group) else float(group.get("weight_decay", 0.0))
 
 
 def _decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:

@@ -25,9 +25,6 @@ from shockwatch.session import LossFunction
 from shockwatch.symmetry import Declared
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_pictures, write_scalars, write_texts
 
-_ERROR_TIMEOUT = 30.0
-_CHECKPOINT_TIMEOUT = 10.0
-
 
 class ShockMonitor:
     """Watches a training loop; call ``step`` after every ``optimizer.step()``.
@@ -172,7 +169,7 @@ class ShockMonitor:
         Waits up to ten seconds for the snapshots in work; the wait counts as overhead.
         """
         if self._session is not None and not self._closed:
-            self._session.settle(_CHECKPOINT_TIMEOUT)
+            self._session.settle(session.CHECKPOINT_TIMEOUT)
             self._publish()
         return {
             "step": self._step,
@@ -206,7 +203,7 @@ class ShockMonitor:
         traceback: TracebackType | None,
     ) -> None:
         limit = self._settings.shutdown_timeout
-        self.close(limit if error is None else min(limit, _ERROR_TIMEOUT))
+        self.close(limit if error is None else min(limit, session.ERROR_TIMEOUT))
 
     def _open(self, batch: Any) -> session.Session:
         _open.add(self)
@@ -260,7 +257,7 @@ _open: weakref.WeakSet[ShockMonitor] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for monitor in list(_open):
-        monitor.close(_ERROR_TIMEOUT)
+        monitor.close(session.ERROR_TIMEOUT)
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,6 +29,12 @@ _log = logging.getLogger("shockwatch")
 
 PROXIMITY = "shock/proximity"
 
+ERROR_TIMEOUT = 30.0
+"""Seconds the end of a run that failed waits for the analysis at most."""
+
+CHECKPOINT_TIMEOUT = 10.0
+"""Seconds a checkpoint waits for the snapshots in work at most."""
+
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch) -> scalar``."""
 

@@ -28,8 +28,6 @@ from shockwatch.replica import private_batch
 from shockwatch.session import Session, Settings, Update
 from shockwatch.symmetry import Declared
 
-_EXCEPTION_TIMEOUT = 30.0
-_CHECKPOINT_TIMEOUT = 10.0
 _SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
@@ -254,13 +252,13 @@ class ShockWatch(Callback):
 
     @property
     def _impatient(self) -> float:
-        return min(_EXCEPTION_TIMEOUT, self.settings.shutdown_timeout)
+        return min(session.ERROR_TIMEOUT, self.settings.shutdown_timeout)
 
     @never_raises
     def _catch_up(self) -> None:
         """Publish all that was taken so far, if it is ready soon."""
         if self._session is not None and self._trainer is not None:
-            self._session.settle(_CHECKPOINT_TIMEOUT)
+            self._session.settle(session.CHECKPOINT_TIMEOUT)
             self._publish(self._trainer)
 
     def _reset(self) -> None:

@@ -21,8 +21,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from shockwatch.clock import group_weight_decay
 from shockwatch.curvature.lanczos import Operator
 from shockwatch.errors import require_float
+from shockwatch.symmetry.generic import widened
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
 
 
@@ -105,7 +107,7 @@ def adam_stability(
     """
     require_float("tolerance", tolerance, 0.0, 1.0, open_low=True)
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    state = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in live.items()}
+    state = widened(live)
     loss = StepLoss(trace_step(model, loss_fn, batch).in_dtype(torch.float64), batch)
     rates = adam_rates(optimizer, [live[name] for name in loss.names])
     decay = torch.cat([_decay(optimizer, live[name]) for name in loss.names])
@@ -122,10 +124,8 @@ def adam_stability(
 def _decay(optimizer: Optimizer, parameter: Tensor) -> Tensor:
     """The coupled weight decay at every coordinate."""
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
-    return torch.full_like(
-        parameter, 0.0 if decoupled else float(group["weight_decay"]), dtype=torch.float64
-    ).reshape(-1)
+    rate = group_weight_decay(optimizer, group)
+    return torch.full_like(parameter, rate, dtype=torch.float64).reshape(-1)
 
 
 def _largest(operator: Callable[[Tensor], Tensor], like: Tensor, tolerance: float) -> float:

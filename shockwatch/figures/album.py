@@ -8,6 +8,7 @@ from shockwatch.figures.canvas import can_draw
 from shockwatch.figures.forecast import forecast_picture
 from shockwatch.figures.heads import heads_picture
 from shockwatch.figures.slice import slice_picture
+from shockwatch.phase.hysteresis import Hysteresis
 from shockwatch.shock.score import ScoredEvent
 from shockwatch.shock.slice import LossSlice
 from shockwatch.snapshot import Picture, State
@@ -21,7 +22,7 @@ class Album:
     """Draws at the first probe with a proximity of 1, and where forecasts are scored; costs nothing in between."""
 
     def __init__(self) -> None:
-        self._near = False
+        self._near = Hysteresis(enter=_NEAR, leave=_FAR, patience_enter=1, patience_leave=1)
         self._said = False
 
     def see(
@@ -46,9 +47,8 @@ class Album:
             step, training_time, time_per_step: the clock of the snapshot.
             viscosity: measured on the run, in units of the loss.
         """
-        proximity = values["shock/proximity"]
-        comes = proximity >= _NEAR and not self._near
-        self._near = proximity >= _NEAR or (self._near and proximity >= _FAR)
+        before = self._near.on
+        comes = self._near.update(values["shock/proximity"]) and not before
         if not (comes or scored):
             return (), ()
         if not can_draw():

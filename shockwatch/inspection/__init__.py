@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
-from torch import nn
-
 from shockwatch.inspection.report import comparison, report
 from shockwatch.inspection.subject import InspectionError, current_directory_importable, load, one_line
 from shockwatch.symmetry import quotient_of
-from shockwatch.symmetry.oracle import redundancy_of, require_small
+from shockwatch.symmetry.oracle import redundancy_of, require_small, trainable_entries
 from shockwatch.symmetry.unexplained import LIMIT as NAMING_LIMIT
 from shockwatch.symmetry.unexplained import unexplained
 from shockwatch.tracing import TraceError, trace_step
@@ -26,8 +22,7 @@ def main(target: str, oracle: bool = False) -> None:
     Raises:
         InspectionError: in one line, what is wrong with the target, its step, or its size under ``oracle``.
     """
-    with current_directory_importable(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    with current_directory_importable():
         subject = load(target)
         try:
             if oracle:
@@ -45,14 +40,10 @@ def main(target: str, oracle: bool = False) -> None:
                 print(flush=True)
                 true = redundancy_of(trace, subject.model, subject.batch)
                 named = None
-                if true > quotient.dim_exact and _parameters(subject.model) <= NAMING_LIMIT:
+                if true > quotient.dim_exact and trainable_entries(subject.model) <= NAMING_LIMIT:
                     named = unexplained(quotient, trace, subject.model, subject.batch)
                 print(comparison(quotient, true, named))
         except TraceError as error:
             raise InspectionError(f"{target}: {error}") from error
         except (RuntimeError, ValueError, IndexError) as error:
             raise InspectionError(f"{target}: {one_line(error)}") from error
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,16 @@ class Subject:
 
 @contextmanager
 def current_directory_importable() -> Iterator[None]:
-    """Modules of the current directory can be imported inside, as with ``python -m``."""
+    """Modules of the current directory can be imported inside, as with ``python -m``; torch says nothing about its own.
+
+    What it would say, once a copied graph, is a deprecation inside ``torch.fx``.
+    """
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
     finally:
         if here in sys.path:
             sys.path.remove(here)

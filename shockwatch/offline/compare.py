@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from shockwatch.offline.checkpoint import CheckpointError
 from shockwatch.offline.reader import CheckpointReader
 from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
-from shockwatch.tracing import TraceError
+from shockwatch.tracing import TraceError, trace_step
 
 # Canonicalisation and alignment of float32 weights agree to about their rounding, amplified by the balancing.
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -106,10 +105,11 @@ def main(target: str, first: str, second: str) -> int:
     Raises:
         InspectionError: if ``target`` or a checkpoint cannot be used.
     """
-    with current_directory_importable(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    with current_directory_importable():
         try:
-            reader = CheckpointReader(load(target), precise=False)
+            subject = load(target)
+            trace = trace_step(subject.model, subject.loss_fn, subject.batch)
+            reader = CheckpointReader(subject, trace, precise=False)
             states = reader.state(Path(first)), reader.state(Path(second))
             result = compare(reader.quotient, *states, loss=(reader.loss(states[0]), reader.loss(states[1])))
         except (TraceError, CheckpointError) as error:

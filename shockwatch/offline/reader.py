@@ -14,7 +14,7 @@ from shockwatch.offline.checkpoint import fit_to, read_checkpoint
 from shockwatch.shock.probe import probe
 from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient, quotient_of
-from shockwatch.tracing import StepLoss, trace_step
+from shockwatch.tracing import StepLoss, Trace
 
 # Offline there is time: double precision wherever twice the parameters still fit easily.
 _FLOAT64_PARAMETERS = 10_000_000
@@ -35,20 +35,17 @@ class CheckpointReader:
 
     Args:
         subject: the model, its loss and the batch on which loss and curvature are measured.
+        trace: its step.
         seed: of the random numbers drawn here.
         precise: compute in double precision where the model is small enough; else in the model's own.
 
     Attributes:
         quotient: parameter space modulo the symmetries of the step.
-
-    Raises:
-        TraceError: if the step cannot be traced.
     """
 
-    def __init__(self, subject: Subject, seed: int = 0, precise: bool = True) -> None:
+    def __init__(self, subject: Subject, trace: Trace, seed: int = 0, precise: bool = True) -> None:
         self._subject = subject
         self._seed = seed
-        trace = trace_step(subject.model, subject.loss_fn, subject.batch)
         self.quotient: Quotient = quotient_of(trace, subject.model, subject.batch, seed)
         count = sum(p.numel() for p in subject.model.parameters())
         self._dtype = torch.float64 if precise and count <= _FLOAT64_PARAMETERS else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -15,11 +14,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from shockwatch.inspection.subject import InspectionError, current_directory_importable, load, one_line
+from shockwatch.inspection.subject import (
+    InspectionError,
+    Subject,
+    current_directory_importable,
+    load,
+    one_line,
+)
 from shockwatch.offline.checkpoint import CheckpointError, read_checkpoint
 from shockwatch.offline.reader import CheckpointReader, Measurement
 from shockwatch.tensorboard import open_writer, write_layout, write_scalars
-from shockwatch.tracing import TraceError
+from shockwatch.tracing import Trace, TraceError, trace_step
 
 Job = tuple[Path, int | None, Path, Path]
 """A checkpoint, its step, the one before it, and the first."""
@@ -110,8 +115,8 @@ def _measured(target: str, jobs: Sequence[Job], count: int, curvature: bool) -> 
         with _reader(target) as reader:
             yield from (_measure(reader, job, curvature) for job in jobs)
         return
-    # A bad target must fail here, with its reason, not in every process.
-    with _reader(target):
+    # A bad target must fail here, with its reason, not in every process; what it costs to infer is left to them.
+    with _subject(target):
         pass
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (target,)) as pool:
         futures = [pool.submit(_measure_in_process, job, curvature) for job in jobs]
@@ -119,14 +124,20 @@ def _measured(target: str, jobs: Sequence[Job], count: int, curvature: bool) -> 
 
 
 @contextmanager
-def _reader(target: str) -> Iterator[CheckpointReader]:
-    with current_directory_importable(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+def _subject(target: str) -> Iterator[tuple[Subject, Trace]]:
+    with current_directory_importable():
+        subject = load(target)
         try:
-            reader = CheckpointReader(load(target))
+            trace = trace_step(subject.model, subject.loss_fn, subject.batch)
         except TraceError as error:
             raise InspectionError(f"{target}: {error}") from error
-        yield reader
+        yield subject, trace
+
+
+@contextmanager
+def _reader(target: str) -> Iterator[CheckpointReader]:
+    with _subject(target) as (subject, trace):
+        yield CheckpointReader(subject, trace)
 
 
 _process_reader: CheckpointReader | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.generic import generic_point
+from shockwatch.symmetry.generic import generic_point, widened
 from shockwatch.symmetry.groups import SymmetryGroup
 from shockwatch.tracing import StepLoss, Trace
 
@@ -41,8 +41,8 @@ def mark_rounded(
     if not casts:
         return
     generator = torch.Generator().manual_seed(_SEED)
-    state = {**_wide(state), **generic_point({n: state[n] for n in trace.trainable}, generator)}
-    fixed = _wide(fixed)
+    state = {**widened(state), **generic_point({n: state[n] for n in trace.trainable}, generator)}
+    fixed = widened(fixed)
     watched = _Inputs(trace, casts, batch)
     literal = StepLoss(trace.in_dtype(torch.float64, keep_casts=True), batch)
     before, base = watched(state, fixed), literal.value(state, fixed)
@@ -93,10 +93,6 @@ def _source(cast: fx.Node) -> fx.Node:
     """The finest of its inputs."""
     floating = [n for n in cast.all_input_nodes if _floating(n.meta.get("val"))]
     return min(floating, key=lambda n: torch.finfo(n.meta["val"].dtype).eps)
-
-
-def _wide(state: State) -> State:
-    return {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in state.items()}
 
 
 def _floating(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from shockwatch.snapshot import State
 _SHARE = 0.3  # size of the noise, in standard deviations of the tensor
 # A prime: rows of a matrix start at different places of the repeated noise.
 _PERIOD = 65537
+
+
+def widened(state: Mapping[str, Tensor]) -> State:
+    """``state`` with its floating-point tensors in float64; what is so already is shared."""
+    return {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in state.items()}
 
 
 def generic_point(state: State, generator: torch.Generator) -> State:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
-from shockwatch.symmetry.generic import generic_point
+from shockwatch.symmetry.generic import generic_point, widened
 from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.unread import tables
 from shockwatch.tracing import StepLoss, Trace
@@ -41,9 +41,8 @@ def mark_masked(
     if not masked or sum(state[name].numel() for name in trace.trainable) > _MOST:
         return
     generator = torch.Generator().manual_seed(_SEED)
-    point = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in state.items()}
-    point.update(generic_point({n: state[n] for n in trace.trainable}, generator))
-    frozen = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in fixed.items()}
+    point = {**widened(state), **generic_point({n: state[n] for n in trace.trainable}, generator)}
+    frozen = widened(fixed)
     wide = trace.in_dtype(torch.float64)
     _, with_mask = StepLoss(wide, batch).gradient(point, frozen)
     _, without = StepLoss(_unmasked(wide), batch).gradient(point, frozen)

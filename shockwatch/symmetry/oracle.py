@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.generic import generic_point
+from shockwatch.symmetry.generic import generic_point, widened
 from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step
 
 LIMIT = 10_000
@@ -43,10 +43,14 @@ def true_redundancy(
     return redundancy_of(trace_step(model, loss_fn, batch), model, batch, seed, keep_casts)
 
 
+def trainable_entries(model: nn.Module) -> int:
+    """How many numbers training moves."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and p.is_floating_point())
+
+
 def require_small(model: nn.Module) -> None:
     """Raise ValueError if ``model`` has more than ``LIMIT`` trainable parameters."""
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad and p.is_floating_point())
-    if count > LIMIT:
+    if (count := trainable_entries(model)) > LIMIT:
         raise ValueError(
             f"model={type(model).__name__} with {count:,} trainable parameters: "
             f"the oracle takes at most {LIMIT:,}"
@@ -83,10 +87,7 @@ def gradient_rows(
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     own = {name: tensors[name] for name in trace.trainable}
-    fixed = {
-        name: tensors[name].detach().double() if tensors[name].is_floating_point() else tensors[name].detach()
-        for name in trace.fixed
-    }
+    fixed = widened({name: tensors[name] for name in trace.fixed})
     wide = trace.in_dtype(torch.float64, keep_casts=keep_casts)
     count = sum(tensor.numel() for tensor in own.values())
 

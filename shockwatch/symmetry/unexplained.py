@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shockwatch.symmetry.oracle import gradient_rows, rank
+from shockwatch.symmetry.oracle import gradient_rows, rank, trainable_entries
 from shockwatch.symmetry.quotient import Quotient
 from shockwatch.tracing import Trace
 
@@ -43,8 +43,7 @@ def unexplained(quotient: Quotient, trace: Trace, model: nn.Module, batch: Any, 
     Raises:
         ValueError: above ``LIMIT`` trainable parameters.
     """
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad and p.is_floating_point())
-    if count > LIMIT:
+    if (count := trainable_entries(model)) > LIMIT:
         raise ValueError(
             f"model with {count:,} trainable parameters: naming directions takes at most {LIMIT:,}"
         )

@@ -19,9 +19,9 @@ from torch.func import functional_call
 
 from shockwatch.replica import private_copy
 from shockwatch.symmetry import Quotient, infer_symmetries
-from shockwatch.symmetry.groups import ContinuousGroup
 from tests.symmetry.cases import state_of
 from tests.symmetry.grammar import Architecture, architecture
+from tests.symmetry.spans import generators
 
 ASKED = os.environ.get("SHOCKWATCH_ARCHITECTURES")
 # An eps this small leaves less than the tolerance of what is approximate.
@@ -75,22 +75,6 @@ class _Loss(nn.Module):
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return self.drawn.loss(self.model, batch)
-
-
-def generators(quotient: Quotient, state: dict[str, Tensor]) -> Tensor:
-    """All generators at ``state``, one in each row."""
-    rows = []
-    for group in quotient.groups:
-        if not isinstance(group, ContinuousGroup):
-            continue
-        like = group.adjoint(state, {n: torch.zeros_like(state[n]) for n in quotient.names})
-        for k in range(like.numel()):
-            unit = torch.zeros(like.numel(), dtype=torch.float64)
-            unit[k] = 1
-            tangent = {n: torch.zeros_like(state[n]) for n in quotient.names}
-            group.generate_(unit.reshape(like.shape), state, tangent)
-            rows.append(quotient.flatten(tangent))
-    return torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.float64)
 
 
 def generator_rank(quotient: Quotient, state: dict[str, Tensor]) -> int:

@@ -15,6 +15,7 @@ from shockwatch.symmetry import Quotient, infer_symmetries
 from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Rotation
 from shockwatch.tracing import StepLoss, trace_step
 from tests.symmetry.cases import BY_NAME, CASES, Case, state_of
+from tests.symmetry.spans import generators
 
 NAMES = [case.name for case in CASES]
 # Unit norm in front of a norm with eps 1e-5 changes the function by about the residual of that group.
@@ -160,18 +161,7 @@ def test_removed_dimensions_are_the_generators(name: str) -> None:
         unit[k] = 1
         columns.append(unit - quotient.flatten(quotient.horizontal(point, quotient.unflatten(unit, point))))
     removed = torch.stack(columns)
-    vertical = []
-    for group in quotient.groups:
-        if not isinstance(group, ContinuousGroup):
-            continue
-        like = group.adjoint(point, {n: torch.zeros_like(point[n]) for n in quotient.names})
-        for k in range(like.numel()):
-            coefficients = torch.zeros(like.numel(), dtype=torch.float64)
-            coefficients[k] = 1
-            tangent = {n: torch.zeros_like(point[n]) for n in quotient.names}
-            group.generate_(coefficients.reshape(like.shape), point, tangent)
-            vertical.append(quotient.flatten(tangent))
-    basis = torch.linalg.svd(torch.stack(vertical), full_matrices=False)
+    basis = torch.linalg.svd(generators(quotient, point), full_matrices=False)
     rank = int((1e-10 * basis.S[0] < basis.S).sum())
     dense = basis.Vh[:rank].T @ basis.Vh[:rank]
     assert torch.allclose(removed, dense, atol=1e-8)
