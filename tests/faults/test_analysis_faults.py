@@ -12,8 +12,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from shockwatch import ShockMonitor, ShockWatch, engine, session
-from shockwatch.engine import Engine
+from shockwatch import ShockMonitor, ShockWatch, session
+from shockwatch.engine import Engine, look, watched_step
 from shockwatch.observables import OBSERVABLES
 from shockwatch.snapshot import Observation, Snapshot
 from tests.engine.shockwatch_fakes import FakeAnalysis
@@ -68,7 +68,7 @@ def test_a_probe_out_of_memory_costs_its_own_values_only(
     def hungry(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
 
-    monkeypatch.setattr(engine, "probe_point", hungry)
+    monkeypatch.setattr(look, "probe", hungry)
     watch = ShockWatch(every_n_steps=2, probe=1)
     heard, _ = survives(watch)
     assert len(heard) == 1
@@ -83,7 +83,7 @@ def test_symmetries_that_cannot_be_inferred_cost_the_quotient_and_the_curvature(
     def fails(*_: Any) -> Any:
         raise NotImplementedError("an operator of the future")
 
-    monkeypatch.setattr(engine, "quotient_of", fails)
+    monkeypatch.setattr(watched_step, "quotient_of", fails)
     watch = ShockWatch(every_n_steps=2, probe=1)
     heard, _ = survives(watch)
     assert len(heard) == 1

@@ -1,0 +1,5 @@
+"""From one snapshot to its scalars: what is watched, the curvature of its loss, and the analysis as a whole."""
+
+from shockwatch.engine.engine import Engine
+
+__all__ = ["Engine"]

@@ -1,0 +1,23 @@
+"""What inference found, for the log."""
+
+from __future__ import annotations
+
+from shockwatch.symmetry import Quotient
+
+
+def describe(quotient: Quotient, traced: bool) -> tuple[str, ...]:
+    """What inference found, in plain sentences."""
+    if not traced:
+        return ("no step was traced: raw parameters are watched, without symmetries or curvature.",)
+    kinds: dict[str, int] = {}
+    for group in quotient.groups:
+        kinds[group.kind] = kinds.get(group.kind, 0) + group.dim
+    total = sum(kinds.values())
+    parts = ", ".join(f"{kind} {dim}" for kind, dim in kinds.items() if dim)
+    notes = [f"symmetries: {total} redundant directions ({parts or 'none'})."]
+    if quotient.blocked:
+        notes.append(f"operators without a symmetry rule: {', '.join(sorted(quotient.blocked))}.")
+    if quotient.rejected:
+        refused = ", ".join(f"{g.kind} {g.name} ({g.residual:.1e})" for g in quotient.rejected)
+        notes.append(f"groups the measurement refused: {refused}.")
+    return (*notes, *quotient.notes)

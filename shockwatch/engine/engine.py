@@ -1,0 +1,210 @@
+"""From one snapshot to its scalars: the analysis that runs on the background thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shockwatch.capture import named_state
+from shockwatch.engine.description import describe
+from shockwatch.engine.look import CurvatureLook
+from shockwatch.engine.watched_step import WatchedStep
+from shockwatch.observables import OBSERVABLES, Point
+from shockwatch.phase import PhaseIndicators
+from shockwatch.shock.trajectory import TrajectoryForecaster
+from shockwatch.snapshot import Observation, Picture, Snapshot, State
+from shockwatch.symmetry import Declared, Quotient
+from shockwatch.symmetry.order import UnitOrder
+from shockwatch.tracing import LossFunction
+
+# A move by this share of the norm between two snapshots asks for a new matching of units.
+_JUMP = 0.3
+
+
+class Engine:
+    """Quotient, observables and indicators of one run; snapshots come in step order.
+
+    Holds two copies of the parameters (the last snapshot, raw and canonical) and one of the start.
+    Built on the main thread by :meth:`build`; the verification of the symmetry groups waits for the first
+    snapshot, on the thread that processes it.
+
+    Args:
+        step: the watched step.
+        horizon: steps ahead that count as near.
+        seed: of every random number drawn here.
+        mean_run_length: snapshots of stationary noise per false change point.
+    """
+
+    def __init__(
+        self, step: WatchedStep, horizon: int, seed: int, *, mean_run_length: float = 1000.0
+    ) -> None:
+        self._step = step
+        self._described = False
+        self._observables = [make() for make in OBSERVABLES]
+        self._look = CurvatureLook(step, horizon, seed)
+        self._trajectory = TrajectoryForecaster()
+        self._phase = PhaseIndicators(mean_run_length=mean_run_length)
+        # The first canonical point has its units in order of size, later snapshots in that of the model.
+        self._order = UnitOrder()
+        self._resumed: tuple[int, float, State, State] | None = None
+        self._previous: Point | None = None
+
+    @classmethod
+    def build(
+        cls,
+        model: nn.Module,
+        loss_fn: LossFunction | None,
+        batch: Any,
+        *,
+        horizon: int,
+        seed: int,
+        probe: bool,
+        declared: Sequence[Declared] = (),
+        mean_run_length: float = 1000.0,
+    ) -> Engine:
+        """Trace the step on fake tensors and make the engine; a step that cannot be traced costs one warning.
+
+        Args:
+            model: a private copy of the model.
+            loss_fn: ``loss_fn(model, batch) -> scalar tensor``; ``None``: no symmetries and no curvature.
+            batch: a private copy of a batch.
+            horizon: steps ahead that count as near.
+            seed: of every random number drawn here.
+            probe: whether curvature will be asked for.
+            declared: groups stated by hand; one that does not fit the model costs a warning.
+            mean_run_length: snapshots of stationary noise per false change point.
+        """
+        step = WatchedStep.build(model, loss_fn, batch, seed, probe=probe, declared=declared)
+        return cls(step, horizon, seed, mean_run_length=mean_run_length)
+
+    @property
+    def quotient(self) -> Quotient:
+        """The quotient the run is watched on; built at the first call, from the live parameters."""
+        return self._step.quotient()
+
+    def process(self, snapshot: Snapshot, probe: bool) -> Observation:
+        """All scalars of one snapshot; with ``probe`` those of curvature too.
+
+        An observable that raises, or the probe, costs its own values and no others.
+        """
+        if self._step.inferred:
+            quotient = self._step.quotient()
+        else:
+            quotient = self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
+        notes = () if self._described else describe(quotient, self._step.traced)
+        self._described = True
+        values: dict[str, float] = {}
+        pictures: tuple[Picture, ...] = ()
+        errors = self._step.take_errors()
+        finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
+        if finite:
+            point = self._point(quotient, snapshot)
+            previous = self._previous
+            # before anything can fail: the next snapshot measures its way from here
+            self._previous = point
+            for observable in self._observables:
+                try:
+                    values.update(observable.compute(point, previous))
+                except Exception as error:
+                    errors.append(error)
+            try:
+                speed = values.get("quotient/speed", math.nan)
+                values["shock/trajectory_steps"] = self._trajectory_steps(point, previous, speed)
+            except Exception as error:
+                errors.append(error)
+            if probe and self._step.loss is not None:
+                try:
+                    viscosity = values.get("quotient/viscosity", math.nan)
+                    seen, shock, news = self._look.see(self._step.loss, point, snapshot, viscosity)
+                    values.update(shock)
+                    notes += news
+                    pictures, news = self._look.picture(seen, shock, point, snapshot, viscosity)
+                    notes += news
+                except Exception as error:
+                    errors.append(error)
+        else:
+            notes += ("parameters are not finite.",)
+        loss = math.nan if snapshot.loss is None else snapshot.loss
+        known = 0.0 if snapshot.loss is None else loss
+        try:
+            values.update(self._phase.update(snapshot.step, values, loss=known, finite=finite))
+        except Exception as error:
+            errors.append(error)
+        return Observation(
+            snapshot.step, values, notes, pictures=pictures, error=errors[0] if errors else None
+        )
+
+    def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
+        resumed = self._resumed is not None
+        if self._resumed is not None:
+            self._previous, self._resumed = Point(*self._resumed, quotient), None
+        reference = None if self._previous is None else self._previous.canonical
+        raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
+        canonical = quotient.canonicalize(self._order.apply(raw), reference)
+        if reference is not None:
+            moved = quotient.euclidean(canonical, reference)
+            if resumed or moved > _JUMP * quotient.norm(reference):
+                # Units changed places: training does not do that between two snapshots, a gauge change may,
+                # and so does a resumed run, which has forgotten their order.
+                matched, order = quotient.match_with_order(canonical, reference)
+                if quotient.euclidean(matched, reference) < (moved if resumed else moved / 2):
+                    canonical, self._order = matched, self._order.then(order)
+        return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
+
+    def _trajectory_steps(self, point: Point, previous: Point | None, speed: float) -> float:
+        """Steps to the next transition by the path alone; ``speed`` is in parameter units per step."""
+        if previous is None or math.isnan(speed):
+            return math.nan
+        steps = point.step - previous.step
+        before = previous.training_time
+        remaining, _ = self._trajectory.update(
+            training_time=point.training_time, before=before, moved=speed * steps
+        )
+        return remaining * steps / (point.training_time - before) if math.isfinite(remaining) else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the indicators remember, in plain types and tensors."""
+        return {
+            "observables": {type(o).__name__: o.state_dict() for o in self._observables},
+            **self._look.state_dict(),
+            "trajectory": self._trajectory.state_dict(),
+            "phase": self._phase.state_dict(),
+            "canonical": None if self._previous is None else dict(self._previous.canonical),
+            "raw": None if self._previous is None else dict(self._previous.raw),
+            "clock": None if self._previous is None else [self._previous.step, self._previous.training_time],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; the run goes on as if it had not stopped.
+
+        Raises:
+            ValueError: if the state is that of another model. Whatever else is wrong with ``state`` raises
+                something, too; the engine is of no use then.
+        """
+        for observable in self._observables:
+            own = state["observables"].get(type(observable).__name__)
+            if own is not None:
+                observable.load_state_dict(own)
+        self._look.load_state_dict(state)
+        if "trajectory" in state:  # the first releases had none
+            self._trajectory.load_state_dict(state["trajectory"])
+        self._phase.load_state_dict(state["phase"])
+        if state["canonical"] is None:
+            return
+        for part in ("raw", "canonical"):
+            self._require_same_tensors(part, state[part])
+        step, training_time = state["clock"]
+        # the point itself waits for the quotient, which is built on the worker
+        self._resumed = (int(step), float(training_time), dict(state["raw"]), dict(state["canonical"]))
+
+    def _require_same_tensors(self, part: str, saved: Mapping[str, Any]) -> None:
+        for name, tensor in named_state(self._step.model).items():
+            other = saved.get(name)
+            if not isinstance(other, Tensor) or (other.shape, other.dtype) != (tensor.shape, tensor.dtype):
+                found = f"{tuple(other.shape)} {other.dtype}" if isinstance(other, Tensor) else repr(other)
+                wanted = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise ValueError(f"{part}[{name!r}]: is {found}, but must be a tensor {wanted}")

@@ -1,0 +1,116 @@
+"""The expensive look at one snapshot: the curvature of its loss, and the shock it announces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shockwatch.curvature import CanonicalLoss, with_weight_decay
+from shockwatch.engine.watched_step import WatchedStep
+from shockwatch.figures import Album
+from shockwatch.observables import Point
+from shockwatch.shock.indicators import ShockIndicators
+from shockwatch.shock.probe import Probe, probe
+from shockwatch.shock.residual import burgers_residual
+from shockwatch.snapshot import Picture, Snapshot, State
+from shockwatch.tracing import StepLoss
+
+# Relative accuracy of the extreme eigenvalues, for models in double and in single precision.
+_TIGHT, _LOOSE = 1e-9, 1e-2
+
+
+class CurvatureLook:
+    """Probes one canonical point after another, in step order, and remembers what the next one starts from.
+
+    Args:
+        step: the watched step.
+        horizon: steps ahead that count as near.
+        seed: of every random number drawn here.
+    """
+
+    def __init__(self, step: WatchedStep, horizon: int, seed: int) -> None:
+        self._step = step
+        self._shock = ShockIndicators(horizon)
+        self._album = Album()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._gradient: tuple[Tensor, State] | None = None
+        self._warm_start: Any = None
+
+    def see(
+        self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float
+    ) -> tuple[Probe, dict[str, float], tuple[str, ...]]:
+        """What was seen at ``point``, its ``shock/`` scalars, and what has to be said.
+
+        Args:
+            loss: of the watched step.
+            point: the canonical point of ``snapshot``.
+            snapshot: for its clock.
+            viscosity: ``quotient/viscosity`` of this snapshot; NaN where it is not known.
+        """
+        dtype = self._step.dtype
+        state = {n: _cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
+        frozen = {n: _cast(t, dtype) for n, t in self._step.frozen.items()}
+        if dtype is not None:
+            # Canonical in float32 is not quite canonical in float64.
+            state = point.quotient.align(point.quotient.balance(state), state)
+        plain = CanonicalLoss(point.quotient, loss, state, frozen)
+        reduced, undecayed = with_weight_decay(plain, point.quotient, state, snapshot.weight_decay)
+        said = () if self._warm_start is not None else undecayed
+        # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
+        double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
+        seen = probe(reduced, self._warm_start, self._generator, _TIGHT if double else _LOOSE)
+        self._warm_start = seen.warm_start
+        values, notes = self._shock.update(
+            seen,
+            step=point.step,
+            training_time=point.training_time,
+            time_per_step=snapshot.time_per_step,
+            viscosity=viscosity,
+            displacement_alignment=self._alignment(point),
+            residual=burgers_residual(reduced, seen, viscosity, self._generator),
+        )
+        values["shock/lr_lambda_max"] = snapshot.stability_rate * seen.lambda_max
+        self._gradient = (reduced.gradient().cpu(), point.canonical)
+        return seen, values, (*notes, *said)
+
+    def picture(
+        self, seen: Probe, values: dict[str, float], point: Point, snapshot: Snapshot, viscosity: float
+    ) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
+        """The pictures of an event that the last look shows, and what has to be said of them."""
+        return self._album.see(
+            values,
+            seen.slice,
+            self._shock.scored,
+            point.quotient,
+            point.canonical,
+            step=point.step,
+            viscosity=viscosity,
+            time_per_step=snapshot.time_per_step,
+            training_time=point.training_time,
+        )
+
+    def _alignment(self, point: Point) -> float:
+        """Cosine between the displacement since the last probe and the descent direction there."""
+        if self._gradient is None:
+            return math.nan
+        gradient, start = self._gradient
+        move = point.quotient.flatten(point.canonical).double() - point.quotient.flatten(start).double()
+        size = float(move.norm()) * float(gradient.norm())
+        return -float(move @ gradient.double()) / size if size > 0 else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the indicators remember."""
+        return {"shock": self._shock.state_dict(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`; other entries of ``state`` are not read."""
+        self._shock.load_state_dict(state["shock"])
+        self._generator.set_state(state["generator"])
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
