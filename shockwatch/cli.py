@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import shockwatch
 
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 the answer is no (compare: two networks; scan: a checkpoint could not be measured); "
+    "2 wrong use, or it could not be done"
+)
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # what a shell says of a program that SIGINT or SIGPIPE ended
 _BUILD = "a function without arguments that returns (model, loss_fn, batch); the current directory is searched first"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run one command; returns the exit code (2: wrong use, one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="shockwatch", description=shockwatch.__doc__)
+    """Parse the command line and run one command; returns the exit code.
+
+    0: done. 1: the answer is no. 2: wrong use, one line on stderr; or it failed, with a traceback if that is ours to
+    mend. 130: interrupted. 141: nobody read the output to its end (``| head``); nothing is said.
+    """
+    parser = argparse.ArgumentParser(prog="shockwatch", description=shockwatch.__doc__, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"shockwatch {shockwatch.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="train a deep linear network and forecast its transitions")
@@ -44,12 +55,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare.add_argument("--module", required=True, metavar="my_module:build", help=_BUILD)
     compare.set_defaults(run=_compare)
     options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except BrokenPipeError:
+        # Python flushes once more when it ends: that must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
     from shockwatch.inspection.subject import InspectionError
 
     try:
         code: int = options.run(options)
-    except InspectionError as error:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (InspectionError, OSError) as error:
         print(f"shockwatch {options.command}: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # never 1, which would read as an answer
+        traceback.print_exc()
         return 2
     return code
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ def run(root: str | Path = "shockwatch_demo", steps: int = STEPS) -> DemoResult:
         callbacks=[watch],
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
     )
     trainer.fit(model, data)
     made = [(step, ahead) for step, ahead in forecasts if math.isfinite(ahead)]

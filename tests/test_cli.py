@@ -235,6 +235,59 @@ def test_module_can_be_run(tmp_path: Path) -> None:
     assert bad.stderr == "shockwatch inspect: inspected:raising() raised OSError: no such file\n"
 
 
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    """``| head``: nobody reads on, nothing is said, and the code is the one of a program that SIGPIPE ended."""
+    (tmp_path / "inspected.py").write_text(MODULE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shockwatch", "inspect", "inspected:build"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(120)) == (b"", 141)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (PermissionError(13, "Permission denied", "/out"), 2, "[Errno 13] Permission denied: '/out'"),
+        (ZeroDivisionError("ours to mend"), 2, "Traceback"),
+    ],
+)
+def test_trouble_is_never_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    """1 is kept for "no": two networks, a checkpoint that could not be measured."""
+    from shockwatch import demo
+
+    def fails(root: str) -> None:
+        raise error
+
+    monkeypatch.setattr(demo, "main", fails)
+    assert cli.main(["demo"]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert bool(said) == bool(err)
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert "exit codes: 0 done" in out
+    assert "\x1b" not in out
+
+
 def test_gpt_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
