@@ -58,7 +58,8 @@ class ShockEarlyStopping(Callback):
         threshold: values above it count.
         patience: how many new values in a row must lie above it.
         action: ``"stop"`` the run, save a ``"checkpoint"`` (once each time the threshold is passed) under
-            ``<default_root_dir>/shockwatch/step=N.ckpt``, or ``"both"``.
+            ``<default_root_dir>/shockwatch/step=N.ckpt``, or ``"both"``. A checkpoint that cannot be written, for
+            whatever reason, costs one warning; ``"both"`` still stops.
         min_steps: values of earlier optimiser steps do not count.
 
     Attributes:
@@ -113,6 +114,7 @@ class ShockEarlyStopping(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run from the beginning starts with a full patience."""
         if trainer.global_step == 0:
+            self._pending.clear()
             self._state = Patience(self.threshold, self.patience)
             self.stopped_step, self.reason = None, ""
 
@@ -142,9 +144,12 @@ class ShockEarlyStopping(Callback):
             self._act(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The count, and what was done."""
+        """The count, the values not counted yet, and what was done."""
+        if self._watch is not None:
+            self._watch.catch_up()  # what is published now is not published again after a resume
         return {
             "count": self._state.count,
+            "pending": [list(seen) for seen in self._pending],
             "stopped_step": self.stopped_step,
             "checkpoints": list(self.checkpoints),
         }
@@ -152,6 +157,8 @@ class ShockEarlyStopping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self._state = Patience(self.threshold, self.patience, int(state_dict["count"]))
+        # the first releases kept none
+        self._pending = [(int(step), float(value)) for step, value in state_dict.get("pending", [])]
         self.stopped_step = state_dict["stopped_step"]
         self.checkpoints = list(state_dict["checkpoints"])
 
@@ -175,9 +182,13 @@ class ShockEarlyStopping(Callback):
         self.checkpoints.append(str(path))
         try:
             trainer.save_checkpoint(path, weights_only=False)
-        except OSError as error:
+        except Exception as error:
+            # a full disk, a state that cannot be pickled, somebody's hook: none is worth the run
             self.checkpoints.pop()
-            warn(f"shockwatch: no checkpoint at {path} ({error}). Training goes on.")
+            what = f"{type(error).__name__}: {error}"
+            warn(f"shockwatch: no checkpoint at {path} ({what}). The run is not harmed.")
+            # where the other ranks wait at the end of save_checkpoint
+            trainer.strategy.barrier("Trainer.save_checkpoint")
 
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from shockwatch.callbacks._scaled_step import ScaledStep
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.callbacks._watched import agreed_step, find_watch
 from shockwatch.callbacks.shock_watch import ShockWatch
@@ -62,13 +63,23 @@ def next_factor(current: float, measured_load: float, measured_factor: float) ->
     return max(SMALLEST_FACTOR, min(1.0, allowed, current * RECOVERY))
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """One measurement: the step it is of, the logger's x there, and its load."""
+
+    step: int
+    axis: int
+    load: float
+
+
 class ShockLRController(Callback):
     """Keeps ``shock/proximity`` and ``lr * lambda_max / 2`` under ``target`` by scaling every learning rate.
 
-    The factor is applied for the duration of ``optimizer.step()`` only: schedulers (and checkpoints,
-    and LearningRateMonitor) see their own learning rate, so any scheduler composes, and nothing is left
-    behind after training. The factor is logged as ``shockwatch/lr_factor``. The bound on ``lambda_max`` is
-    used for ``torch.optim.SGD`` only (for Adam the stable range is that of the preconditioned Hessian).
+    The factor is applied for the duration of ``optimizer.step()`` only, whether it ends or raises: schedulers
+    (and checkpoints, and LearningRateMonitor) see their own learning rate, so any scheduler composes, and
+    nothing is left behind after training. The factor is logged as ``shockwatch/lr_factor``. The bound on
+    ``lambda_max`` is used for ``torch.optim.SGD`` only (for Adam the stable range is that of the preconditioned
+    Hessian).
 
     Args:
         target: share of the way to the shock, and to the edge of stability, that is allowed; in (0, 1].
@@ -89,9 +100,8 @@ class ShockLRController(Callback):
         self.factor = self._proposal = 1.0
         self._broken = False
         self._changes: list[tuple[int, float]] = [(0, 1.0)]
-        self._pending: list[Update] = []
-        self._handles: list[RemovableHandle] = []
-        self._own_rates: dict[Optimizer, list[Any]] = {}
+        self._pending: list[_Measured] = []
+        self._scaled: list[ScaledStep] = []
         self._watch: ShockWatch | None = None
         self._meets: ShockWatch | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -106,21 +116,19 @@ class ShockLRController(Callback):
             self._release()
             self._broken = False
             self._watch = self._meets = find_watch(trainer, self)
-            self._unsubscribe = self._watch.subscribe(self._pending.append)
+            self._unsubscribe = self._watch.subscribe(self._hear)
 
     @never_raises
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Take hold of the optimisers at the first batch."""
-        # not in on_train_start: the clock's hook must come first, to read the rate that the step really used
-        if self._watch is None or self._handles or self.dry_run or not is_fitting(trainer):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take hold of the optimisers; a run from the beginning begins with its own rate."""
+        if trainer.global_step == 0:
+            self.load_state_dict({"factor": 1.0})
+        if self._watch is None or self.dry_run or not is_fitting(trainer):
             return
         for wrapped in trainer.optimizers:
             optimizer = getattr(wrapped, "optimizer", wrapped)
             if isinstance(optimizer, Optimizer):
-                self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-                self._handles.append(optimizer.register_step_post_hook(self._after_step))
+                self._scaled.append(ScaledStep(optimizer, lambda: self.factor))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -156,22 +164,35 @@ class ShockLRController(Callback):
         self._meets = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor in force."""
-        return {"factor": self.factor}
+        """The factor in force, its last changes, and what was measured but not decided on."""
+        if self._watch is not None:
+            self._watch.catch_up()  # what is published now is not published again after a resume
+        return {
+            "factor": self.factor,
+            "changes": [list(change) for change in self._changes],
+            "pending": [[measured.step, measured.axis, measured.load] for measured in self._pending],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the factor in force."""
         self.factor = self._proposal = float(state_dict["factor"])
-        self._changes = [(0, self.factor)]
+        # the first releases had neither
+        changes = state_dict.get("changes", [(0, self.factor)])
+        self._changes = [(int(step), float(factor)) for step, factor in changes]
+        pending = state_dict.get("pending", [])
+        self._pending = [_Measured(int(step), int(axis), float(value)) for step, axis, value in pending]
+
+    def _hear(self, update: Update) -> None:
+        measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
+        self._pending.append(_Measured(update.step, update.axis, measured))
 
     def _decide(self, trainer: Trainer) -> float:
         """The factor after the new values; logs it for each of them."""
         factor = self.factor
-        for update in self._pending:
-            measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
-            factor = next_factor(factor, measured, self._factor_at(update.step))
+        for measured in self._pending:
+            factor = next_factor(factor, measured.load, self._factor_at(measured.step))
             for logger in trainer.loggers:
-                logger.log_metrics({FACTOR_TAG: factor}, step=update.axis)
+                logger.log_metrics({FACTOR_TAG: factor}, step=measured.axis)
         self._pending.clear()
         return factor
 
@@ -189,28 +210,10 @@ class ShockLRController(Callback):
         older = [factor for since, factor in self._changes if since < step]
         return older[-1] if older else self._changes[0][1]
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.factor == 1.0:
-            return
-        self._own_rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self.factor
-
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._restore(optimizer)
-
-    def _restore(self, optimizer: Optimizer) -> None:
-        rates = self._own_rates.pop(optimizer, [])
-        for group, rate in zip(optimizer.param_groups, rates, strict=False):
-            group["lr"] = rate
-
     def _release(self) -> None:
-        # a step that raised has not come to its post-step hook
-        for optimizer in list(self._own_rates):
-            self._restore(optimizer)
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for scaled in self._scaled:
+            scaled.release()
+        self._scaled.clear()
         if self._unsubscribe is not None:
             self._unsubscribe()
         self._unsubscribe, self._watch = None, None

@@ -228,7 +228,7 @@ class ShockWatch(Callback):
         Waits up to ten seconds for the snapshots in work, so that a run that dies right after is resumed without a
         gap; the wait counts as overhead.
         """
-        self._catch_up()
+        self.catch_up()
         return {
             "clock": self._clock.state_dict(),
             "rules": self._manager.state_dict(),
@@ -255,8 +255,8 @@ class ShockWatch(Callback):
         return min(session.ERROR_TIMEOUT, self.settings.shutdown_timeout)
 
     @never_raises
-    def _catch_up(self) -> None:
-        """Publish all that was taken so far, if it is ready soon."""
+    def catch_up(self) -> None:
+        """Publish all that was taken so far, if it is ready within ten seconds."""
         if self._session is not None and self._trainer is not None:
             self._session.settle(session.CHECKPOINT_TIMEOUT)
             self._publish(self._trainer)

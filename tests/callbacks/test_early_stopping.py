@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from shockwatch.callbacks import ShockEarlyStopping, ShockWatch
 from shockwatch.callbacks.early_stopping import Patience
@@ -74,6 +76,56 @@ def test_both(fit: Fit, fake: FakeAnalysis, tmp_path: Path) -> None:
     trainer, _ = fit([ShockWatch(every_n_steps=2, probe=1), both, Slow()])
     assert trainer.global_step == both.stopped_step < 20
     assert [Path(path).name for path in both.checkpoints] == [f"step={both.stopped_step}.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), RuntimeError("writer"), pickle.PicklingError("lambda")]
+)
+def test_a_checkpoint_that_fails_costs_a_warning(
+    fit: Fit, fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    fake.proximity = 2.0
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", fail)
+    both = ShockEarlyStopping(patience=1, action="both")
+    watch = ShockWatch(every_n_steps=2, probe=1)
+    with pytest.warns(UserWarning, match=rf"no checkpoint at .* \({type(error).__name__}: {error}\)"):
+        trainer, _ = fit([watch, both, Slow()])
+    assert both.checkpoints == []
+    assert trainer.global_step == both.stopped_step < 20, "it stops all the same"
+
+
+def test_an_interrupt_while_saving_is_the_users(
+    fit: Fit, fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise Interrupt
+
+    fake.proximity = 2.0
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", fail)
+    with pytest.raises(Interrupt):
+        fit([ShockWatch(every_n_steps=2, probe=1), ShockEarlyStopping(patience=1, action="both"), Slow()])
+
+
+def test_values_published_while_saving_count_after_a_resume(
+    fit: Fit, fake: FakeAnalysis, tmp_path: Path
+) -> None:
+    fake.proximity = 2.0
+    fake.seconds = 0.05  # longer than a step: the snapshot is in work when the checkpoint is written
+    stop = ShockEarlyStopping(patience=99)
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    watch = ShockWatch(every_n_steps=4, probe=1)
+    fit([watch, stop, save], max_steps=4, max_epochs=-1, enable_checkpointing=True)
+    state = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["callbacks"][stop.state_key]
+    assert (4, 2.0) in map(tuple, state["pending"])
+    twin = ShockEarlyStopping(patience=99)
+    twin.load_state_dict(state)
+    assert twin._pending == [tuple(seen) for seen in state["pending"]]
 
 
 def test_early_values_may_be_ignored(fit: Fit, fake: FakeAnalysis) -> None:

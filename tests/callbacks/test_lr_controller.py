@@ -70,15 +70,12 @@ def test_composes_with_a_scheduler_and_leaves_nothing_behind(
     logger = CSVLogger(tmp_path)
     module = Net(scheduler=True)
     watch = ShockWatch(every_n_steps=2, probe=1000)
-    trainer, _ = fit([control, watch, Slow(), rates], module, logger=logger)
+    fit([control, watch, Slow(), rates], module, logger=logger)
     assert control.factor == 0.25
     assert rates.seen == pytest.approx([0.05 * 0.9**k for k in range(1, 21)])
     assert rates.used[0] == 0.05
     assert rates.used[-1] == pytest.approx(0.25 * 0.05 * 0.9**19)
     assert fake.snapshots[-1].learning_rate == pytest.approx(rates.used[-1]), "the clock reads the real rate"
-    optimizer = trainer.optimizers[0]
-    assert not optimizer._optimizer_step_pre_hooks
-    assert not optimizer._optimizer_step_post_hooks
     assert "shockwatch/lr_factor" in (Path(logger.log_dir) / "metrics.csv").read_text()
 
 
@@ -107,25 +104,6 @@ def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:
     assert control.factor == 0.25
     assert set(rates.used) == {0.05}
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
-
-
-def test_resumes_and_lets_go_after_an_exception(fit: Fit, fake: FakeAnalysis) -> None:
-    class Dies(Net):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            if batch_idx == 3:
-                raise FloatingPointError("user's")
-            return super().training_step(batch, batch_idx)
-
-    control = ShockLRController()
-    control.load_state_dict({"factor": 0.5})
-    rates = Rates()
-    module = Dies()
-    with pytest.raises(FloatingPointError):
-        fit([ShockWatch(probe="off"), control, rates], module)
-    assert rates.used == [0.025, 0.025, 0.025]
-    assert control.state_dict() == {"factor": 0.5}
-    assert rates.seen == [0.05, 0.05, 0.05]
-    assert control._own_rates == {}
 
 
 def test_needs_a_watch(fit: Fit) -> None:
