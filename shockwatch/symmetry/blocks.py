@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
 from shockwatch.snapshot import State
@@ -13,8 +15,6 @@ from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
 from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
 from shockwatch.symmetry.tables import ScalingTables, touched_pieces
 
-# Up to this many units the Cholesky factor is cheaper than conjugate gradients over some thirty products.
-_MOST_DENSE = 4000
 _PIVOT = 1e-9
 
 
@@ -77,6 +77,8 @@ class ScalingsBlock(Block):
         self, groups: Sequence[ScalingGroup], state: State, tolerance: float, factorise: bool
     ) -> None:
         super().__init__(groups)
+        # eliminated in this order, the many units of a layer leave the few gains, and the factor stays sparse
+        groups = sorted(groups, key=lambda group: -group.dim)
         self._tables = ScalingTables(groups, state)
         self._touched = [(touched, touched.piece.view(state)) for touched in touched_pieces(groups)]
         self._tolerance = tolerance
@@ -86,19 +88,22 @@ class ScalingsBlock(Block):
         self._diagonal = torch.where(self._alive, diagonal, torch.ones_like(diagonal))
         self._factor = self._factorise() if factorise else None
 
-    def _factorise(self) -> Tensor | None:
-        if len(self._tables.groups) == 1 or len(self._diagonal) > _MOST_DENSE:
+    def _factorise(self) -> SuperLU | None:
+        if len(self._tables.groups) == 1:
             return None
         gram = self._tables.gram()
         if gram is None:
             return None
-        gram.diagonal().copy_(self._diagonal)
-        factor: Tensor
-        factor, info = torch.linalg.cholesky_ex(gram)
-        if int(info) or not bool((factor.diagonal().square() > _PIVOT * self._diagonal).all()):
-            # generators that depend on one another: conjugate gradients find a solution all the same
+        diagonal = self._diagonal.cpu().numpy()
+        gram.setdiag(diagonal)
+        try:
+            factor = splu(gram, "NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        except RuntimeError:  # exactly singular
             return None
-        return factor
+        scale = np.empty_like(diagonal)
+        scale[factor.perm_c] = diagonal
+        # generators that depend on one another: conjugate gradients find a solution all the same
+        return factor if bool((factor.U.diagonal() > _PIVOT * scale).all()) else None
 
     def adjoint(self, tangent: State) -> Tensor:
         parts = self._tables.split(self._tables.zeros())
@@ -125,7 +130,7 @@ class ScalingsBlock(Block):
     def solve(self, coefficients: Tensor) -> Tensor:
         right = torch.where(self._alive, coefficients, torch.zeros_like(coefficients))
         if self._factor is not None:
-            return torch.cholesky_solve(right[:, None], self._factor)[:, 0]
+            return torch.from_numpy(self._factor.solve(right.cpu().numpy())).to(right.device)
         if len(self._tables.groups) == 1:
             return right / self._diagonal
         return conjugate_gradients(

@@ -6,17 +6,22 @@ balancing them and inverting their Gram matrix never goes back to full tensors.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.sparse import csc_matrix
 from torch import Tensor
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.groups.scaling import ScalingGroup
 from shockwatch.symmetry.pieces import Piece
+
+_MOST_ENTRIES = 4_000_000  # of the Gram matrix: above, its factor would be as large as the model
 
 
 @dataclass(frozen=True)
@@ -150,25 +155,27 @@ class ScalingTables:
                         result[m.group] = result[m.group] + m.charge * other.charge * part
         return torch.cat([r.reshape(-1) for r in result])
 
-    def gram(self) -> Tensor | None:
-        """The dense Gram matrix, ``(n, n)``; ``None`` where two groups share a part of their axes."""
-        dense = torch.diag(self.gram_diagonal())
+    def gram(self) -> csc_matrix | None:
+        """The Gram matrix, ``(n, n)``; ``None`` where two groups share a part of their axes, or where it is large."""
         starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
+        numbers = [np.arange(n) + start for n, start in zip(self.sizes, starts, strict=True)]
+        entries = [(numbers[k], numbers[k], d) for k, d in enumerate(self.split(self.gram_diagonal()))]
         for touched, table in self._tables:
-            for m in touched.members:
-                for other in touched.members:
-                    if other.group <= m.group:
-                        continue
-                    weight = m.charge * other.charge
-                    rows = slice(starts[m.group], starts[m.group] + self.sizes[m.group])
-                    columns = slice(starts[other.group], starts[other.group] + self.sizes[other.group])
-                    if not set(m.dims) & set(other.dims):
-                        pair = _contract(touched.letters, table, [], m.letters + other.letters)
-                        block = weight * pair.reshape(self.sizes[m.group], -1).double()
-                    elif m.dims == other.dims:
-                        block = torch.diag(weight * touched.marginal(table, m).double().reshape(-1))
-                    else:
-                        return None
-                    dense[rows, columns] += block
-                    dense[columns, rows] += block.T
-        return dense
+            for m, other in itertools.combinations(touched.members, 2):
+                if other.group == m.group:
+                    continue
+                weight = m.charge * other.charge
+                rows, columns = numbers[m.group], numbers[other.group]
+                if not set(m.dims) & set(other.dims):
+                    pair = _contract(touched.letters, table, [], m.letters + other.letters)
+                    rows, columns = rows.repeat(len(columns)), np.tile(columns, len(rows))
+                elif m.dims == other.dims:
+                    pair = touched.marginal(table, m)
+                else:
+                    return None
+                entries += [(rows, columns, weight * pair), (columns, rows, weight * pair)]
+        if sum(len(rows) for rows, _, _ in entries) > _MOST_ENTRIES:
+            return None
+        values = np.concatenate([part.double().reshape(-1).cpu().numpy() for *_, part in entries])
+        places = tuple(np.concatenate([entry[side] for entry in entries]) for side in (0, 1))
+        return csc_matrix((values, places), shape=(sum(self.sizes), sum(self.sizes)))

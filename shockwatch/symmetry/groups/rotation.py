@@ -72,13 +72,6 @@ class Rotation(ContinuousGroup):
         moved = view.movedim(piece.positions(self._parts.axis)[0], 0)
         moved.copy_(matrix.reshape(moved.shape))
 
-    def _gain(self, gain: Piece | None, state: State) -> Tensor:
-        """``(features, 1)``, float64."""
-        if gain is None:
-            device = self.pieces[0].view(state).device
-            return torch.ones(self.size, 1, dtype=torch.float64, device=device)
-        return gain.view(state).double().reshape(-1, 1)
-
     def _zeros(self, state: State) -> Tensor:
         device = self.pieces[0].view(state).device
         return torch.zeros(self.size, self.size, dtype=torch.float64, device=device)
@@ -90,16 +83,17 @@ class Rotation(ContinuousGroup):
         for piece, gain in self._parts.read:
             yield piece, gain, True
 
-    def _frames(self, state: State) -> Iterator[tuple[Piece, Tensor]]:
-        """Pieces with ``s`` such that ``R`` acts on ``matrix / s`` (columns ``g W`` of a reader have ``s = 1 / g``).
+    def _frames(self, state: State) -> Iterator[tuple[Piece, Tensor | None]]:
+        """Pieces with ``s``, float64, ``(features, 1)``, such that ``R`` acts on ``matrix / s``; None: one.
 
-        None where a gain is zero: it hides a feature that the readers would need to turn back.
+        Columns ``g W`` of a reader have ``s = 1 / g``. Nothing where a gain is zero: it hides a feature that the readers
+        would need to turn back.
         """
         if not self._alive(state):
             return
         for piece, gain, reads in self._members():
-            size = self._gain(gain, state)
-            yield piece, 1.0 / size if reads else size
+            size = gain.view(state).double().reshape(-1, 1) if gain is not None else None
+            yield piece, 1.0 / size if reads and size is not None else size
 
     def _alive(self, state: State) -> bool:
         for gain in self._parts.gains:
@@ -111,8 +105,7 @@ class Rotation(ContinuousGroup):
     def _turn_(self, state: State, rotation: Tensor) -> None:
         for piece, scale in list(self._frames(state)):
             matrix = self._matrix(piece, state)
-            turned = scale * (rotation @ (matrix.double() / scale))
-            self._write(piece, state, turned.to(matrix.dtype))
+            self._write(piece, state, _acting(rotation, scale, matrix) @ matrix)
 
     def _project(self, matrix: Tensor) -> Tensor:
         """Onto antisymmetric matrices, those with ``A 1 = 0`` where the ones are fixed."""
@@ -160,8 +153,7 @@ class Rotation(ContinuousGroup):
         """Nearest in all pieces, once the other groups are aligned."""
         overlap = self._zeros(state)
         for piece, scale in self._frames(state):
-            theirs = scale * self._matrix(piece, reference).double()
-            overlap = overlap + theirs @ (self._matrix(piece, state).double() / scale).T
+            overlap += _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
         self._turn_(state, self._nearest(overlap))
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
@@ -169,15 +161,14 @@ class Rotation(ContinuousGroup):
 
     def _generate_(self, skew: Tensor, state: State, tangent: State) -> None:
         for piece, scale in self._frames(state):
-            step = scale * (skew @ (self._matrix(piece, state).double() / scale))
+            matrix = self._matrix(piece, state)
             target = self._matrix(piece, tangent)
-            self._write(piece, tangent, target + step.to(target.dtype))
+            self._write(piece, tangent, torch.addmm(target, _acting(skew, scale, matrix), matrix))
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
         total = self._zeros(state)
         for piece, scale in self._frames(state):
-            image = scale * self._matrix(piece, tangent).double()
-            total = total + image @ (self._matrix(piece, state).double() / scale).T
+            total += _meeting(self._matrix(piece, tangent), self._matrix(piece, state), scale)
         return self._project(total).to(self.pieces[0].view(tangent).dtype)
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
@@ -191,10 +182,13 @@ class Rotation(ContinuousGroup):
         grams: list[tuple[Tensor, Tensor]] = []
         total = self._zeros(state)
         for piece, scale in self._frames(state):
-            matrix = self._matrix(piece, state).double() / scale
-            gram = matrix @ matrix.T
-            grams.append((scale.square(), gram))
-            total = total + scale.square().mean() * gram
+            matrix = self._matrix(piece, state)
+            gram = (matrix @ matrix.T).double()
+            if scale is not None:
+                gram = gram / scale / scale.T
+            square = torch.ones_like(total[:, :1]) if scale is None else scale.square()
+            grams.append((square, gram))
+            total = total + square.mean() * gram
         if self._parts.centred:
             total = total - total.mean(0, keepdim=True)
             total = total - total.mean(1, keepdim=True)
@@ -215,6 +209,17 @@ class Rotation(ContinuousGroup):
             return conjugate_gradients(product, right, precondition, 1e-14)[0].to(coefficients.dtype)
 
         return solve
+
+
+def _acting(matrix: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
+    """What acts on a piece where ``matrix`` acts on the piece over ``scale``."""
+    return (matrix if scale is None else scale * matrix / scale.T).to(like.dtype)
+
+
+def _meeting(first: Tensor, second: Tensor, scale: Tensor | None) -> Tensor:
+    """``(scale first) (second / scale)^T``: large tensors in their own type, what is small in float64."""
+    product = (first @ second.T).double()
+    return product if scale is None else scale * product / scale.T
 
 
 def _complement(ones: Tensor) -> Tensor:
