@@ -41,11 +41,11 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
     # twice: one may hand its shift to the next
     for group in kept * min(len(kept), 2):
         group.canonicalize_(state)
+    tolerance = _tolerance(groups, state)
     if not others:
         if scalings:
-            scale_(scalings, state, balancing_logs(scalings, state))
+            scale_(scalings, state, balancing_logs(living_tables_(scalings, state), tolerance))
         return
-    tolerance = _tolerance(groups, state)
     alone = len(others) == 1 and not scalings
     memory = Anderson()
     point = ScalingTables(scalings, state).zeros() if scalings else torch.zeros(0)
@@ -56,7 +56,7 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
                 break
             continue
         # The others follow from the scales alone, so the sweep is a map of the scales.
-        change = balancing_logs(scalings, state)
+        change = balancing_logs(living_tables_(scalings, state), tolerance)
         if max(moved, float(change.abs().max())) < tolerance:
             break
         following = memory.next(point, point + change)
@@ -64,15 +64,22 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
         point = following
 
 
-def balancing_logs(groups: Sequence[ScalingGroup], state: State) -> Tensor:
-    """Logarithms of the scales, all units of all ``groups``, that bring ``state`` to their common canonical form."""
-    tables = ScalingTables(groups, state)
-    tolerance = _tolerance(groups, state)
+def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTables:
+    """Tables of ``state`` once units with one side only are zero, in place, and those that this leaves with one side."""
+    while True:
+        tables = ScalingTables(groups, state)
+        logs = tables.split(tables.zeros())
+        if not any([g.extinguish_(state, tables.norms(k, logs)) for k, g in enumerate(groups)]):
+            return tables
+
+
+def balancing_logs(tables: ScalingTables, tolerance: float) -> Tensor:
+    """Logarithms of the scales, all units of all groups, that bring the tables' state to its canonical form."""
     memory = Anderson()
     point = tables.zeros()
     for _ in range(_MOST_SWEEPS):
         image = tables.sweep(point)
-        if len(groups) == 1 or float((image - point).abs().max()) < tolerance:
+        if len(tables.groups) == 1 or float((image - point).abs().max()) < tolerance:
             return image
         point = memory.next(point, image)
     return point

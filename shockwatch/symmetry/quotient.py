@@ -70,6 +70,16 @@ class Quotient:
         """Those whose invariance no eps breaks, with a measured residual below 1e-9 in float64."""
         return sum(group.dim for group in self.groups if group.exact)
 
+    def degenerate(self, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """Names of groups with units or blocks whose orbit has no point of least norm at ``state``, and their number.
+
+        Dead units, an adapter at zero, rank-deficient heads: their canonical form is the limit of their orbit.
+        """
+        plain = {name: tensor.detach() for name, tensor in state.items()}
+        with torch.no_grad():
+            counts = {group.name: group.degenerate(plain) for group in self._continuous}
+        return {name: count for name, count in counts.items() if count}
+
     # -- states -------------------------------------------------------------------------------
 
     def _copy(self, state: Mapping[str, Tensor], moved: Sequence[SymmetryGroup] | None = None) -> State:

@@ -105,6 +105,10 @@ class ContinuousGroup(SymmetryGroup):
     kept_by_others: ClassVar[bool] = False
     isometric: ClassVar[bool] = False
 
+    def degenerate(self, state: State) -> int:
+        """How many units or blocks have no point of least norm on their orbit at ``state``, only a limit."""
+        return 0
+
     @abstractmethod
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         """Add the vertical vector with these Lie-algebra ``coefficients`` at ``state`` to ``tangent``."""

@@ -45,6 +45,9 @@ class DeclaredGroup(ContinuousGroup):
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         self.inner.transform_(state, generator, scale)
 
+    def degenerate(self, state: State) -> int:
+        return self.inner.degenerate(state)
+
     def canonicalize_(self, state: State) -> float:
         return self.inner.canonicalize_(state)
 

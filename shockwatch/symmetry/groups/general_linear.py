@@ -19,6 +19,7 @@ from shockwatch.symmetry.pieces import Piece
 
 # Below this ratio of eigenvalues of a Gram matrix (in float64) a block counts as rank-deficient.
 _RANK_TOLERANCE = 1e-13
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(eq=False)
@@ -29,7 +30,8 @@ class GeneralLinear(ContinuousGroup):
 
     Pieces are stacked as matrices ``(batch, d, rest)``; biases are extra columns. Canonical form: ``P P^T = N N^T``
     (Kempf & Ness 1979), reached by ``A^T A = G_P^(-1/2) (G_P^(1/2) G_N G_P^(1/2))^(1/2) G_P^(-1/2)`` (theory.md 2).
-    A rank-deficient block has no such point and stays where it is.
+    The orbit of a rank-deficient block has no such point, but its limit points have one: ``P = S^(1/2) U^T`` and
+    ``N = S^(1/2) V^T`` for ``P^T N = U S V^T``, rows beyond the rank of the product zero. That is where it goes.
 
     Attributes:
         charges: +1 or -1 for each piece.
@@ -97,8 +99,10 @@ class GeneralLinear(ContinuousGroup):
         inverse = (left @ (right / sizes)).to(device)
         self._act_(state, matrix, inverse)
 
-    def _balance(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """The balancing matrix and its inverse (both symmetric positive), and the logarithms of its eigenvalues."""
+    def _balance(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The balancing matrix and its inverse (both symmetric positive), the logarithms of its eigenvalues, and which
+        blocks have them: the others get the identity.
+        """
         p, n = self._gram(state, 1.0), self._gram(state, -1.0)
         healthy = (_conditioned(p) & _conditioned(n))[:, None, None]
         eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
@@ -113,7 +117,7 @@ class GeneralLinear(ContinuousGroup):
         logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
         matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.transpose(-2, -1)
         inverse = (vectors * torch.exp(-logs)[:, None, :]) @ vectors.transpose(-2, -1)
-        return matrix, inverse, logs
+        return matrix, inverse, logs, healthy[:, 0, 0]
 
     def canonicalize_(self, state: State) -> float:
         moved = 0.0
@@ -121,13 +125,41 @@ class GeneralLinear(ContinuousGroup):
         tolerance = 1e-12 if wide else 1e-6
         # A second pass removes what an ill-conditioned first one leaves.
         for _ in range(3):
-            matrix, inverse, logs = self._balance(state)
+            matrix, inverse, logs, healthy = self._balance(state)
             self._act_(state, matrix, inverse)
             move = float(logs.abs().max())
             moved = max(moved, move)
             if move < tolerance:
                 break
-        return moved
+        return moved if bool(healthy.all()) else max(moved, self._to_limit_(state, ~healthy))
+
+    def _to_limit_(self, state: State, blocks: Tensor) -> float:
+        """Move ``blocks`` to the balanced point in the closure of their orbit; returns the relative change."""
+        stacks = [self._stack(state, sign) for sign in (1.0, -1.0)]
+        before = [stack[blocks].double() for stack in stacks]
+        (p_basis, p), (n_basis, n) = (torch.linalg.qr(side.mT) for side in before)
+        left, values, right = torch.linalg.svd(p @ n.mT, full_matrices=False)
+        root = torch.where(values > _RANK_TOLERANCE * values[:, :1], values, 0.0).sqrt()[:, :, None]
+        balanced = [root * (p_basis @ left).mT, root * (n_basis @ right.mT).mT]
+        # As near to where they were as rotations allow; beyond the rank rows are zero, wherever they turn.
+        overlap = sum((old @ new.mT for old, new in zip(before, balanced, strict=True)), torch.zeros(()))
+        turn = torch.linalg.svd(overlap, full_matrices=False)
+        change = 0.0
+        for sign, stack, old, new in zip((1.0, -1.0), stacks, before, balanced, strict=True):
+            after = turn.U @ turn.Vh @ new
+            change = max(change, float((after - old).norm() / old.norm().clamp_min(_TINY)))
+            stack[blocks] = after.to(stack.dtype)
+            members = list(self._members(sign))
+            widths = [math.prod(a.size for a in p.atoms) // (self.blocks * self._row.size) for p in members]
+            for piece, part in zip(members, stack.split(widths, -1), strict=True):
+                write_matrices(piece, piece.view(state), self.batch, self._row, part)
+        return change
+
+    def degenerate(self, state: State) -> int:
+        widths = [min(self._columns(sign), self._row.size) for sign in (1.0, -1.0)]
+        grams = [self._gram(state, sign) for sign in (1.0, -1.0)]
+        full = [_conditioned(gram, width) for gram, width in zip(grams, widths, strict=True)]
+        return int((~(full[0] & full[1])).sum())
 
     def imbalance(self, state: State) -> float:
         return float(self._balance(state)[2].square().mean().sqrt())
@@ -205,7 +237,7 @@ class GeneralLinear(ContinuousGroup):
         """Spectral norm, stable rank and effective rank of the product, each of shape ``(blocks,)``."""
         values = self.singular_values(state)
         largest = values[:, -1]
-        tiny = torch.finfo(torch.float64).tiny
+        tiny = _TINY
         shares = values / values.sum(-1, keepdim=True).clamp_min(tiny)
         return {
             "spectral_norm": largest,
@@ -233,12 +265,12 @@ def _powers(matrix: Tensor, power: float) -> Tensor:
     return result
 
 
-def _conditioned(gram: Tensor) -> Tensor:
-    """Which of a batch of Gram matrices have full rank and finite entries."""
+def _conditioned(gram: Tensor, rank: int = 0) -> Tensor:
+    """Which of a batch of Gram matrices have this rank (0: full) and finite entries."""
     finite = torch.isfinite(gram).all(-1).all(-1)
     safe = torch.where(finite[:, None, None], gram, torch.zeros_like(gram))
     values = torch.linalg.eigvalsh(safe)
-    full: Tensor = finite & (values[:, 0] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
+    full: Tensor = finite & (values[:, -rank] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
     return full
 
 

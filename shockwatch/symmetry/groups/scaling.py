@@ -28,8 +28,9 @@ class ScalingGroup(ContinuousGroup):
     """``piece -> s^charge piece`` with one factor ``s`` for each unit (theory.md 1).
 
     Canonical form: the minimum of ``sum_k n_k s^(2 charge_k)`` with ``n_k`` the squared norm of piece ``k`` at the
-    unit; for charges of one magnitude ``s = (|out| / |in|)^(1/2)``. Where all charges have one sign there is no
-    minimum and the slice is a fixed norm.
+    unit; for charges of one magnitude ``s = (|out| / |in|)^(1/2)``. A unit that is zero on one side has no minimum,
+    only a limit, where both sides are zero. Where all charges have one sign there is no minimum either, and the slice
+    is a fixed norm.
 
     Attributes:
         charges: exponent of each piece.
@@ -102,7 +103,7 @@ class ScalingGroup(ContinuousGroup):
             logarithm = logarithm / (math.copysign(q, norms[0][0]) if one_sided else q)
         else:
             logarithm = self._newton(norms, one_sided)
-        # A dead unit has no minimum-norm point on its orbit: it stays where it is.
+        # A unit that is zero stays where it is.
         return torch.where(torch.isfinite(logarithm), logarithm, torch.zeros_like(logarithm))
 
     def _newton(self, norms: list[tuple[float, Tensor]], one_sided: bool) -> Tensor:
@@ -123,8 +124,29 @@ class ScalingGroup(ContinuousGroup):
                 break
         return t
 
+    def dead(self, norms: list[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Units that are zero on some side, and those of them that are not zero altogether."""
+        sides = [[n for q, n in norms if sign * q > 0] for sign in (1.0, -1.0)]
+        alive = [torch.stack(side).sum(0) > 0 for side in sides if side]
+        return ~torch.stack(alive).all(0), torch.stack(alive).any(0) & ~torch.stack(alive).all(0)
+
+    def degenerate(self, state: State) -> int:
+        return int(self.dead(self._norms(state))[0].sum())
+
+    def extinguish_(self, state: State, norms: list[tuple[float, Tensor]]) -> bool:
+        """Move units that are zero on one side to the limit of their orbit, zero, in place; whether there were any."""
+        half = self.dead(norms)[1]
+        if not bool(half.any()):
+            return False
+        for piece, _ in self.members():
+            units_last(piece, piece.view(state), self.units).masked_fill_(half, 0.0)
+        return True
+
     def canonicalize_(self, state: State) -> float:
-        logarithm = self.balancing_log(self._norms(state))
+        norms = self._norms(state)
+        if self.extinguish_(state, norms):
+            norms = self._norms(state)
+        logarithm = self.balancing_log(norms)
         self.scale_(state, logarithm)
         return float(logarithm.abs().max()) if logarithm.numel() else 0.0
 
@@ -232,6 +254,10 @@ class FoldedGain(RealScaling):
         # Readers that are all zero say nothing about the size: it stays.
         size = torch.where(torch.isfinite(size), size, logs[alive].mean())
         return torch.where(alive & torch.isfinite(logs), charge * (size - logs), torch.zeros_like(logs))
+
+    def extinguish_(self, state: State, norms: list[tuple[float, Tensor]]) -> bool:
+        # The gains have one size, dead ones stay: nothing here is the limit of anything.
+        return False
 
     def align_(self, state: State, reference: State) -> None:
         piece = self.frame_piece()
