@@ -46,6 +46,11 @@ class Bessel(nn.Module):
 def opaque():
     return mlp(Bessel())
 
+def dead():
+    model, loss, batch = mlp()
+    model[2].weight.data[:, :2] = 0
+    return model, loss, batch
+
 def noisy():
     model, _, batch = mlp()
     return model, lambda m, b: loss_fn(m, (b[0] + 0.1 * torch.randn(24, 6), b[1])), batch
@@ -162,6 +167,14 @@ def test_operators_without_a_rule(inspect: Inspect) -> None:
     assert code == 0
     assert "operators without a rule" in out
     assert "special_bessel_j0     1 x" in out
+
+
+def test_dead_units_are_counted(inspect: Inspect) -> None:
+    code, out, _ = inspect("inspected:dead")
+    assert code == 0
+    assert "dead units or blocks of low rank" in out
+    assert "0-2     2" in out
+    assert "dead units" not in inspect("inspected:build")[1]
 
 
 def test_random_steps_are_named(inspect: Inspect) -> None:

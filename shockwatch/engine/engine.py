@@ -95,7 +95,7 @@ class Engine:
             quotient = self._step.quotient()
         else:
             quotient = self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
-        notes = () if self._described else describe(quotient, self._step.traced)
+        notes = () if self._described else describe(quotient, self._step.traced, snapshot.state)
         self._described = True
         values: dict[str, float] = {}
         pictures: tuple[Picture, ...] = ()

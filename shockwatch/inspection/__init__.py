@@ -30,7 +30,9 @@ def main(target: str, oracle: bool = False) -> None:
             trace = trace_step(subject.model, subject.loss_fn, subject.batch)
             quotient = quotient_of(trace, subject.model, subject.batch)
             tensors = dict(subject.model.named_parameters())
-            print(report(quotient, sum(tensors[name].numel() for name in trace.trainable)))
+            here = {**tensors, **dict(subject.model.named_buffers())}
+            count = sum(tensors[name].numel() for name in trace.trainable)
+            print(report(quotient, count, quotient.degenerate(here)))
             if trace.draws_random_numbers:
                 print(
                     "the step draws random numbers even with dropout off: the residuals contain their noise"

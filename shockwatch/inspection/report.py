@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shockwatch.symmetry import Quotient
 from shockwatch.symmetry.groups import SymmetryGroup
@@ -12,11 +12,12 @@ _SHOWN = 3
 _CARRIERS = 4
 
 
-def report(quotient: Quotient, parameters: int) -> str:
+def report(quotient: Quotient, parameters: int, degenerate: Mapping[str, int] | None = None) -> str:
     """The groups found, those refused, the operators without a rule, and the totals.
 
     Args:
         parameters: the number of trainable ones.
+        degenerate: units or blocks without a point of least norm, by group.
     """
     lines = _table(quotient.groups) if quotient.groups else ["no symmetry found"]
     if quotient.rejected:
@@ -29,6 +30,10 @@ def report(quotient: Quotient, parameters: int) -> str:
         lines += ["", "operators without a rule (no symmetry is read through them)"]
         width = max(map(len, quotient.blocked))
         lines += [f"  {name:{width}}  {count:4d} x" for name, count in quotient.blocked.items()]
+    if degenerate:
+        lines += ["", "dead units or blocks of low rank (the limit of their orbit stands for them)"]
+        width = max(map(len, degenerate))
+        lines += [f"  {name:{width}}  {count:4d}" for name, count in degenerate.items()]
     lines += [line for note in quotient.notes for line in ("", note)]
     lines += [
         "",

@@ -65,11 +65,12 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
 
 
 def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTables:
-    """Tables of ``state`` once units with one side only are zero, in place, and those that this leaves with one side."""
+    """Tables of ``state`` once units that are zero on one side are zero in place, and those that this makes so."""
     while True:
         tables = ScalingTables(groups, state)
         logs = tables.split(tables.zeros())
-        if not any([g.extinguish_(state, tables.norms(k, logs)) for k, g in enumerate(groups)]):
+        changed = [g.extinguish_(state, tables.norms(k, logs)) for k, g in enumerate(groups)]
+        if not any(changed):
             return tables
 
 

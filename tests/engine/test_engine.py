@@ -34,3 +34,22 @@ def test_groups_are_measured_on_the_snapshot_not_on_the_live_parameters(
     monkeypatch.setattr(StepLoss, "streamed_value", train_and_measure)
     engine.process(Snapshot(1, state, 0.1, 0.1, 0.1, 1.0), probe=False)
     assert engine.quotient.dim == sum(case.dims.values())
+
+
+def test_the_first_snapshot_tells_what_is_degenerate() -> None:
+    """Once, and the run is watched: an adapter at zero has no norm on the quotient and no gradient there."""
+    case = BY_NAME["low rank"]
+    model = case.model()
+    engine = Engine.build(private_copy(model), case.loss, case.data(), horizon=200, seed=0, probe=True)
+    state = {name: tensor.detach().clone() for name, tensor in named_state(model).items()}
+    state["b.weight"].zero_()
+    first = engine.process(Snapshot(0, state, 0.0, 0.1, 0.1, 1.0), probe=True)
+    assert first.error is None
+    assert any("1 of a-b" in note for note in first.notes)
+    assert first.values["quotient/norm"] == 0
+    assert first.values["shock/lambda_min"] < 0
+    state["b.weight"] += 1e-12
+    second = engine.process(Snapshot(1, state, 0.1, 0.1, 0.1, 1.0), probe=True)
+    assert second.error is None
+    assert not any("a-b" in note for note in second.notes)
+    assert 0 < second.values["quotient/speed"] == second.values["quotient/norm"] < 1e-4

@@ -65,7 +65,9 @@ BLOCKS = {
     "gated unit": Degenerate("swiglu", times("down.weight", ALL, 1), {"up-down": 1}),
     "output projection": Degenerate("attention", times("o.weight"), {"v-o": 2}),
     "query of low rank": Degenerate("attention", equal_rows, {"q-k": 1}),
-    "rotary pair": Degenerate("rotary", both(times("q.weight", 0), times("q.weight", 2)), {"k.weight.0-q.weight.0": 1}),
+    "rotary pair": Degenerate(
+        "rotary", both(times("q.weight", 0), times("q.weight", 2)), {"k.weight.0-q.weight.0": 1}
+    ),
 }
 
 
@@ -157,7 +159,7 @@ def test_fine_tuning_an_adapter_from_zero_has_no_jump() -> None:
             tensor.data -= 0.01 * gradient
     assert norms[0] == 0
     assert speeds[1] == pytest.approx(norms[1], rel=1e-10)
-    assert speeds[2:] == sorted(speeds[2:], reverse=True) and speeds[2] < speeds[1]
+    assert speeds[1:] == sorted(speeds[1:], reverse=True)
 
 
 def test_curvature_at_the_limit() -> None:

@@ -151,7 +151,7 @@ class GeneralLinear(ContinuousGroup):
             stack[blocks] = after.to(stack.dtype)
             members = list(self._members(sign))
             widths = [math.prod(a.size for a in p.atoms) // (self.blocks * self._row.size) for p in members]
-            for piece, part in zip(members, stack.split(widths, -1), strict=True):
+            for piece, part in zip(members, torch.split(stack, widths, -1), strict=True):
                 write_matrices(piece, piece.view(state), self.batch, self._row, part)
         return change
 
