@@ -86,8 +86,8 @@ class Rotation(ContinuousGroup):
     def _frames(self, state: State) -> Iterator[tuple[Piece, Tensor | None]]:
         """Pieces with ``s``, float64, ``(features, 1)``, such that ``R`` acts on ``matrix / s``; None: one.
 
-        Columns ``g W`` of a reader have ``s = 1 / g``. Nothing where a gain is zero: it hides a feature that the readers
-        would need to turn back.
+        Columns ``g W`` of a reader have ``s = 1 / g``. Nothing where a gain is zero: it hides a feature that the
+        readers would need to turn back.
         """
         if not self._alive(state):
             return
