@@ -9,9 +9,11 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from shockwatch.pace import Pace
+
 
 class TrainingClock:
-    """Sums the effective learning rate ``lr / (1 - momentum)`` over the optimiser's steps.
+    """Sums the effective learning rate ``lr (1 - dampening) / (1 - momentum)`` over the optimiser's steps.
 
     It listens to the optimisers themselves (a post-step hook), so that a step skipped by a gradient
     scaler does not count, and the learning rate is the one the step used.
@@ -20,6 +22,7 @@ class TrainingClock:
         training_time: the sum so far; the largest value over the parameter groups at each step.
         time_per_step: effective learning rate of the last step; NaN unless it was ``torch.optim.SGD``.
         learning_rate: largest ``lr`` over the parameter groups at the last step.
+        pace: see :func:`pace_of`, of the last step; None before the first.
         stability_rate: see :func:`stability_rate`, of the last step; NaN before the first.
         weight_decay: see :func:`coupled_weight_decay`, of the last step.
     """
@@ -28,6 +31,7 @@ class TrainingClock:
         self.training_time = 0.0
         self.time_per_step = math.nan
         self.learning_rate = math.nan
+        self.pace: Pace | None = None
         self.stability_rate = math.nan
         self.weight_decay = 0.0
         self._handles: list[RemovableHandle] = []
@@ -47,18 +51,13 @@ class TrainingClock:
 
     def advance(self, optimizer: Optimizer) -> None:
         """Count one step of ``optimizer``."""
-        groups = optimizer.param_groups
-        gradient_descent = isinstance(optimizer, torch.optim.SGD)
-        rates = [float(group["lr"]) for group in groups]
-        effective = max(
-            rate / (1.0 - (float(group.get("momentum", 0.0)) if gradient_descent else 0.0))
-            for rate, group in zip(rates, groups, strict=True)
-        )
-        self.learning_rate = max(rates)
+        pace = pace_of(optimizer)
+        self.learning_rate = max(float(group["lr"]) for group in optimizer.param_groups)
+        self.pace = pace
         self.stability_rate = stability_rate(optimizer)
         self.weight_decay = coupled_weight_decay(optimizer)
-        self.training_time += effective
-        self.time_per_step = effective if gradient_descent else math.nan
+        self.training_time += self.learning_rate if pace is None else pace.time_per_step
+        self.time_per_step = math.nan if pace is None else pace.time_per_step
 
     def state_dict(self) -> dict[str, float]:
         """The clock's reading, as plain floats."""
@@ -79,8 +78,25 @@ class TrainingClock:
             self.advance(optimizer)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             # an optimiser without a usable lr has no clock of ours; its step must not fail for it
+            self.pace = None
             self.time_per_step = math.nan
             self.stability_rate = math.nan
+
+
+def pace_of(optimizer: Optimizer) -> Pace | None:
+    """The pace of ``torch.optim.SGD``, of its fastest parameter group; None for every other optimiser."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return None
+    return max((_pace(group) for group in optimizer.param_groups), key=lambda pace: pace.time_per_step)
+
+
+def _pace(group: dict[str, Any]) -> Pace:
+    rate, momentum = float(group["lr"]), float(group.get("momentum", 0.0))
+    if momentum == 0.0:  # torch reads neither dampening nor nesterov then
+        return Pace(rate)
+    return Pace(
+        rate * (1.0 - float(group.get("dampening", 0.0))), momentum, bool(group.get("nesterov", False))
+    )
 
 
 def stability_rate(optimizer: Optimizer) -> float:
@@ -104,12 +120,9 @@ def stability_rate(optimizer: Optimizer) -> float:
 def _stability_rate(group: dict[str, Any]) -> float:
     if group.get("maximize", False):
         return math.nan
-    rate, momentum = float(group["lr"]), float(group.get("momentum", 0.0))
-    if momentum == 0.0:  # torch reads neither dampening nor nesterov then
-        return rate
-    if group.get("nesterov", False):
-        return rate * (1.0 + 2.0 * momentum) / (1.0 + momentum)
-    return rate * (1.0 - float(group.get("dampening", 0.0))) / (1.0 + momentum)
+    pace = _pace(group)
+    ahead = 2.0 if pace.nesterov else 0.0
+    return pace.rate * (1.0 + ahead * pace.momentum) / (1.0 + pace.momentum)
 
 
 def coupled_weight_decay(optimizer: Optimizer) -> float:

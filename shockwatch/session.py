@@ -202,6 +202,7 @@ class Session:
                 None,
                 clock.stability_rate,
                 clock.weight_decay,
+                clock.pace,
             )
             self._worker.submit(snapshot, slot)
         except Exception as error:

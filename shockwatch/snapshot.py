@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from shockwatch.pace import Pace
+
 State = dict[str, Tensor]
 """Parameters and buffers by name, as in ``named_parameters`` and ``named_buffers``."""
 
@@ -18,7 +20,7 @@ class Snapshot:
     Attributes:
         step: optimiser steps taken when the copy was made.
         state: private copies of parameters and floating-point buffers.
-        training_time: sum over steps of the effective learning rate ``lr / (1 - momentum)`` (theory.md 4).
+        training_time: sum over steps of the effective learning rate `Pace.time_per_step` (theory.md 4).
         time_per_step: effective learning rate of the last step; NaN where it is not the learning
             rate that sets the clock (Adam-like optimisers).
         learning_rate: the largest ``lr`` of the optimiser's parameter groups.
@@ -26,6 +28,7 @@ class Snapshot:
         stability_rate: times ``lambda_max`` it is 2 at the edge of stability, whatever the momentum; NaN where that
             edge is not one of the plain Hessian.
         weight_decay: the coefficient the optimiser couples into the gradient; NaN where it has several.
+        pace: step size and momentum of ``torch.optim.SGD``; None for other optimisers.
     """
 
     step: int
@@ -36,6 +39,7 @@ class Snapshot:
     loss: float | None
     stability_rate: float = math.nan
     weight_decay: float = 0.0
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Left to right: a layer imports itself and layers to its left only. Names in one row are siblings that
 # may import each other.
 LAYERS = [
-    {"errors", "norms", "snapshot", "tags"},
+    {"errors", "norms", "pace", "snapshot", "tags"},
     {"openmp", "clock", "capture", "replica"},
     {"tracing"},
     {"symmetry", "geometry"},

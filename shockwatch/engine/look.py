@@ -70,6 +70,7 @@ class CurvatureLook:
             training_time=point.training_time,
             time_per_step=snapshot.time_per_step,
             viscosity=viscosity,
+            pace=snapshot.pace,
             displacement_alignment=self._alignment(point),
             residual=burgers_residual(reduced, seen, viscosity, self._generator),
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from shockwatch.pace import Pace
 from shockwatch.shock.probe import Probe
 from shockwatch.shock.slice import time_to_steepest
 
@@ -109,8 +110,8 @@ class ArrivalForecaster:
         self._sightings: list[Sighting] = []
         self._probes = 0
 
-    def update(self, probe: Probe, *, step: int, training_time: float) -> Forecast:
-        """Forecast from a new probe, in training time."""
+    def update(self, probe: Probe, *, step: int, training_time: float, pace: Pace | None = None) -> Forecast:
+        """Forecast from a new probe, in training time; ``pace`` is that of the optimiser, None: the gradient flow."""
         self._probes += 1
         if not probe.unstable:
             self._sightings = []
@@ -121,7 +122,7 @@ class ArrivalForecaster:
         if probe.slice is None:
             self._sightings = []
             return _none("the loss turns up at once along the unstable direction")
-        remaining, place = time_to_steepest(probe.slice)
+        remaining, place = time_to_steepest(probe.slice, pace)
         if not math.isfinite(remaining):
             self._sightings = []
             return _none("the slice along the unstable direction has no steepest point ahead")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from shockwatch.errors import require_positive_int
+from shockwatch.pace import Pace
 from shockwatch.shock.arrival import ArrivalForecaster, Forecast
 from shockwatch.shock.hopf_lax import strength, tie_gap
 from shockwatch.shock.local_entropy import laplace
@@ -46,6 +47,7 @@ class ShockIndicators:
         training_time: float,
         time_per_step: float,
         viscosity: float,
+        pace: Pace | None = None,
         displacement_alignment: float = math.nan,
         residual: float = math.nan,
     ) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -58,10 +60,11 @@ class ShockIndicators:
             time_per_step: effective learning rate; NaN where the clock is not set by it: then all values in
                 steps are NaN and proximity is 0.
             viscosity: ``nu`` (theory.md 4), in units of the loss; NaN if unknown.
+            pace: of the optimiser, for the lag of its discrete steps and its momentum; None: forecast the flow.
             displacement_alignment: cosine between horizontal displacement and descent; passed through.
             residual: `burgers_residual` at the point; passed through.
         """
-        forecast = self._forecaster.update(probe, step=step, training_time=training_time)
+        forecast = self._forecaster.update(probe, step=step, training_time=training_time, pace=pace)
         self.scored = self._score.update(
             training_time=training_time, gradient_norm=probe.gradient_norm, remaining=forecast.remaining
         )

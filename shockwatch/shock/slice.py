@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.integrate import trapezoid
 
+from shockwatch.pace import Pace
+
 Array = npt.NDArray[np.float64]
 
 _FIRST_DROP = (
@@ -119,8 +121,11 @@ def take_slice(loss: Callable[[float], float], slope: float, curvature: float) -
     return LossSlice(grid, sampled, slope, curvature, np.asarray(coefficients), bracketed)
 
 
-def time_to_steepest(loss_slice: LossSlice) -> tuple[float, float]:
+def time_to_steepest(loss_slice: LossSlice, pace: Pace | None = None) -> tuple[float, float]:
     """Training time that ``ds/dt = -dL/ds`` takes from 0 to the steepest point, and that point.
+
+    With ``pace`` it is the time the optimiser takes, which lags behind the flow where the mode grows fast: with
+    ``x = log(s + s0)`` the flow has ``dx/dt = r(s)``, and the optimiser ``r(s)`` times `Pace.lag`.
 
     ``(nan, nan)`` where the slope is zero at the start, no steepest point is bracketed, or the descent stops
     before it. Source: theory.md 5, arrival forecast.
@@ -139,4 +144,6 @@ def time_to_steepest(loss_slice: LossSlice) -> tuple[float, float]:
     if peak in (0, len(s) - 1) or bool((descent[: peak + 1] <= 0.0).any()):
         return missing
     integrand = (s[: peak + 1] + origin) / descent[: peak + 1]
+    if pace is not None:
+        integrand /= pace.lag(1.0 / integrand)
     return float(trapezoid(integrand, x[: peak + 1])), float(s[peak])

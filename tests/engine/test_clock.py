@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shockwatch.clock import TrainingClock, coupled_weight_decay, stability_rate
+from shockwatch.pace import Pace
 
 
 def parameter() -> torch.nn.Parameter:
@@ -28,6 +29,19 @@ def test_momentum_stretches_the_clock_and_the_largest_group_leads() -> None:
     assert clock.learning_rate == 0.2
 
 
+def test_dampening_slows_the_clock() -> None:
+    """What one gradient moves in the end, under any number of steps, is the time of its step."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.5, dampening=0.4)
+    clock = TrainingClock()
+    clock.listen([optimizer])
+    for slope in [0.0, 1.0] + 60 * [0.0]:  # the first gradient of a run is not dampened
+        weight.grad = torch.full((1,), slope, dtype=torch.float64)
+        optimizer.step()
+    assert clock.time_per_step == pytest.approx(-weight.item())
+    assert clock.pace == Pace(0.1 * 0.6, 0.5)
+
+
 def test_adam_has_no_time_per_step() -> None:
     optimizer = torch.optim.AdamW([parameter()], lr=0.01)
     clock = TrainingClock()
@@ -36,6 +50,7 @@ def test_adam_has_no_time_per_step() -> None:
     optimizer.step()
     assert clock.training_time == pytest.approx(0.02)
     assert math.isnan(clock.time_per_step)
+    assert clock.pace is None
 
 
 def test_the_rate_of_the_step_counts_not_the_next_one() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from shockwatch.pace import Pace
 from shockwatch.shock.slice import take_slice, time_to_steepest
 
 
@@ -36,6 +37,28 @@ def test_cosine_against_an_ode_solver():
     arrived.terminal = True
     solved = solve_ivp(lambda t, x: np.sin(x), (0, 50), [start], events=arrived, rtol=1e-10, atol=1e-12)
     assert time_to_steepest(found)[0] == pytest.approx(float(solved.t_events[0][0]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "pace", [Pace(0.01), Pace(0.001, 0.9), Pace(0.01, 0.9), Pace(0.01, 0.9, True), Pace(0.05, 0.5)], ids=str
+)
+def test_arrival_of_the_optimiser(pace):
+    """Steps that SGD takes from a plateau of ``-x^2 / 2 + x^4 / 4`` to its steepest point, half of the way before it.
+
+    The flow alone is up to 37 % early with momentum."""
+    x, velocity, path = 1e-6, 0.0, []
+    while x < math.sqrt(1 / 3):
+        path.append(x)
+        slope = x**3 - x
+        velocity = pace.momentum * velocity + slope
+        x -= pace.rate * (slope + pace.momentum * velocity if pace.nesterov else velocity)
+    half = len(path) // 2
+    start = path[half]
+    found = take_slice(
+        lambda s: 1 - (start + s) ** 2 / 2 + (start + s) ** 4 / 4, start**3 - start, 3 * start**2 - 1
+    )
+    steps = time_to_steepest(found, pace)[0] / pace.time_per_step
+    assert steps == pytest.approx(len(path) - half, rel=0.01)
 
 
 def test_single_precision_noise_of_the_loss_does_not_matter():
