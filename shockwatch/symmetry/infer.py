@@ -24,7 +24,7 @@ from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
 from shockwatch.symmetry.unread import unread_rows
 from shockwatch.symmetry.untied import hidden_behind, newly_seen, without_contained
-from shockwatch.symmetry.verify import Verifier, holds
+from shockwatch.symmetry.verify import Verifier, action, holds
 from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step, without_epsilon
 
 
@@ -126,13 +126,16 @@ def _verified(
             # on a tensor without a number there is nothing to move
             found.append([g for g in find(system, tuple(hoped)) if empty.isdisjoint(g.parameters)])
             hoped += found[-1]
-        fresh = [group for groups in found for group in groups if _action(group) not in known]
+        fresh = [group for groups in found for group in groups if action(group) not in known]
         verifier.measure(fresh)
-        known.update((_action(group), group.residual) for group in fresh)
+        known.update((action(group), group.residual) for group in fresh)
+        if check is not None:
+            # all at once: the checks below then know the answer
+            check.split([group for group in fresh if holds(group, group.residual)])
         for groups in found:
             start += 1
             for group in groups:
-                group.residual = known[_action(group)]
+                group.residual = known[action(group)]
             good = [group for group in groups if holds(group, group.residual)]
             rejected += [group for group in groups if group not in good and not group.speculative]
             if check is not None:
@@ -143,12 +146,6 @@ def _verified(
             if len(good) < len(groups):
                 break
     return kept, rejected, elsewhere
-
-
-def _action(group: SymmetryGroup) -> tuple[Any, ...]:
-    """All that its transformations depend on: finders make equal groups anew."""
-    fields = [f.name for f in dataclasses.fields(group) if f.name not in ("name", "evidence", "residual")]
-    return (type(group), *(getattr(group, name) for name in fields))
 
 
 def _with_declared(

@@ -17,13 +17,15 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.generic import generic_point
 from shockwatch.symmetry.groups import SymmetryGroup
 from shockwatch.symmetry.oracle import redrawn
-from shockwatch.symmetry.verify import holds
+from shockwatch.symmetry.verify import Action, action, holds
 from shockwatch.tracing import Replay, StepLoss, Trace
 
 # Other batches: redrawn with these scales of the floating-point entries.
 _SCALES = (1.0, -1.0, 0.1, 3.0, 1.0, 1.0)
 _TRIALS = 2
 _SIZE = 0.5
+# Runs of the module in all: the training thread waits for them. Groups undecided then are refused.
+_RUNS = 256
 # Relative change of the loss that is rounding, where the module does not run in double precision.
 _SINGLE = 1e-4
 
@@ -32,7 +34,7 @@ class PathCheck:
     """Applies groups to the module itself, on the traced batch and on redrawn ones.
 
     Runs user code: for the main thread. All groups are applied at once; only where the loss then changes are they
-    told apart, by halves.
+    told apart, by halves. What was asked once is remembered, so one question about many groups is cheaper than many.
 
     Args:
         replay: the step.
@@ -46,6 +48,8 @@ class PathCheck:
         self._generator = torch.Generator().manual_seed(seed)
         own = {name: state[name] for name, p in replay.step.parameters.items() if p.requires_grad}
         self._batches: list[tuple[Any, float]] = []
+        self._known: dict[Action, tuple[bool, float]] = {}
+        self._left = _RUNS
         self._dtype = torch.float64
         for dtype in (torch.float64, torch.float32):
             self._dtype = dtype
@@ -65,6 +69,11 @@ class PathCheck:
         """Other batches on which the module gave a finite loss."""
         return max(len(self._batches) - 1, 0)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether groups may have been refused for want of further runs."""
+        return self._left <= 0
+
     def changed_paths(self, trace: Trace) -> int:
         """On how many of them the graph does not give the module's loss: there the path is another one."""
         graph = trace if trace.dtype is self._dtype else trace.in_dtype(self._dtype)
@@ -81,21 +90,37 @@ class PathCheck:
         self, groups: Sequence[SymmetryGroup]
     ) -> tuple[tuple[SymmetryGroup, ...], tuple[SymmetryGroup, ...]]:
         """``groups`` that leave the module's loss alone on every batch, and those that do not."""
-        kept = [*self._intact([g for g in groups if not g.approximate])]
-        kept += [g for group in groups if group.approximate for g in self._intact([group])]
-        return tuple(g for g in groups if g in kept), tuple(g for g in groups if g not in kept)
+        for approximate in (False, True):
+            asked = [g for g in groups if g.approximate == approximate and action(g) not in self._known]
+            before = [g.residual for g in asked]
+            intact = {id(g) for g in self._intact(asked)}
+            for group, residual in zip(asked, before, strict=True):
+                seen = group.residual if group.residual > residual else 0.0
+                self._known[action(group)] = (id(group) in intact, seen)
+        for group in groups:
+            group.residual = max(group.residual, self._known[action(group)][1])
+        held = [self._known[action(group)][0] for group in groups]
+        kept = tuple(g for g, holding in zip(groups, held, strict=True) if holding)
+        return kept, tuple(g for g, holding in zip(groups, held, strict=True) if not holding)
 
     def _intact(self, groups: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
         if not groups:
             return []
-        residual = max(self._change(groups) for _ in range(_TRIALS))
+        residual = 0.0
+        for _ in range(_TRIALS):
+            residual = max(residual, self._change(groups))
+            if not self._tolerated(groups, residual):
+                break
         if len(groups) == 1:
             groups[0].residual = max(groups[0].residual, residual if residual > self._rounding else 0.0)
-        single = self._dtype is not torch.float64 and residual < _SINGLE
-        if single or all(holds(group, residual) for group in groups):
+        if self._tolerated(groups, residual):
             return list(groups)
         half = len(groups) // 2
         return [] if half == 0 else [*self._intact(groups[:half]), *self._intact(groups[half:])]
+
+    def _tolerated(self, groups: Sequence[SymmetryGroup], residual: float) -> bool:
+        single = self._dtype is not torch.float64 and residual < _SINGLE
+        return single or all(holds(group, residual) for group in groups)
 
     @property
     def _rounding(self) -> float:
@@ -112,9 +137,14 @@ class PathCheck:
             after = self._value(moved, batch)
             change = math.inf if after is None else abs(after - before) / max(abs(before), 1e-12)
             worst = max(worst, change)
+            if not self._tolerated(groups, worst):
+                break
         return worst
 
     def _value(self, state: State, batch: Any) -> float | None:
+        if self._left <= 0:
+            return None
+        self._left -= 1
         data = pytree.tree_map_only(Tensor, lambda t: _cast(t, self._dtype), batch)
         try:
             value = self._step.value(state, data)
@@ -131,6 +161,8 @@ def report(trace: Trace, check: PathCheck, refused: Sequence[SymmetryGroup]) -> 
         f"the training step cannot be traced without its values ({trace.replay.reason}): it was traced along the path "
         f"that one batch takes, and groups were checked on the module itself with it and {check.others} other batches"
     ]
+    if check.exhausted:
+        parts.append(f"after {_RUNS} runs of the module the groups not decided by then are refused")
     if differ := check.changed_paths(trace):
         parts.append(f"{differ} of them take another path")
     if refused:

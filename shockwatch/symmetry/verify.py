@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from shockwatch.snapshot import State
 from shockwatch.symmetry.generic import GenericPoint
 from shockwatch.symmetry.groups import Permutation, SignFlip, SymmetryGroup
+from shockwatch.symmetry.groups.declared import DeclaredGroup
 from shockwatch.tracing import StepLoss
 
 _log = logging.getLogger("shockwatch")
@@ -197,3 +200,14 @@ def _only_reorders(group: SymmetryGroup) -> bool:
 def holds(group: SymmetryGroup, residual: float) -> bool:
     """Whether a measured residual is what the group's evidence promises."""
     return residual < (_TOLERANCE_APPROXIMATE if group.approximate else _TOLERANCE)
+
+
+Action = tuple[Any, ...]
+
+
+def action(group: SymmetryGroup) -> Action:
+    """All that its transformations depend on: finders make equal groups anew."""
+    if isinstance(group, DeclaredGroup):
+        return (DeclaredGroup, *action(group.inner))
+    fields = [f.name for f in dataclasses.fields(group) if f.name not in ("name", "evidence", "residual")]
+    return (type(group), *(getattr(group, name) for name in fields))
