@@ -77,7 +77,7 @@ class ScalingsBlock(Block):
         self, groups: Sequence[ScalingGroup], state: State, tolerance: float, factorise: bool
     ) -> None:
         super().__init__(groups)
-        # eliminated in this order, the many units of a layer leave the few gains, and the factor stays sparse
+        # eliminated in this order, the many units of a layer leave few gains, and the factor stays sparse
         groups = sorted(groups, key=lambda group: -group.dim)
         self._tables = ScalingTables(groups, state)
         self._touched = [(touched, touched.piece.view(state)) for touched in touched_pieces(groups)]

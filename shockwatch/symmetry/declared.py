@@ -26,6 +26,7 @@ from shockwatch.symmetry.groups import (
 )
 from shockwatch.symmetry.groups.declared import DeclaredGroup
 from shockwatch.symmetry.naming import block_name
+from shockwatch.symmetry.packing import Layout
 from shockwatch.symmetry.pieces import Narrow, Piece, Step
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.symmetry.values import Symbol
@@ -202,10 +203,11 @@ def span_angle(
         the smallest angle between both spans (1: they share a direction), by power iteration.
     """
     names = list(dict.fromkeys(n for g in (group, *others) for n in g.parameters))
-    state = {name: point[name] for name in names}
+    layout = Layout(names, (), {})
+    state = layout.pack({name: point[name] for name in names})
     generator = torch.Generator().manual_seed(0)
-    mine = HorizontalProjector([[group]], state)
-    theirs = HorizontalProjector([list(others)], state)
+    mine = HorizontalProjector([[group]], layout, state)
+    theirs = HorizontalProjector([list(others)], layout, state)
 
     def inside(projector: HorizontalProjector, tangent: State) -> State:
         flat = projector(tangent)

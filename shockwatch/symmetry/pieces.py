@@ -70,6 +70,7 @@ class Piece:
         trainable: whether it is a parameter that training moves.
         symbol: the piece in the analysis.
         steps: how to cut it out of the tensor.
+        stacked: whether the tensor is a stack of those of equal layers; the first dimension of the view runs over them.
 
     What is derived from the atoms is kept: read it only after the analysis, when no axis splits any more.
     """
@@ -78,6 +79,7 @@ class Piece:
     trainable: bool
     symbol: Symbol
     steps: tuple[Step, ...]
+    stacked: bool = False
 
     @cached_property
     def atoms(self) -> Axis:

@@ -13,6 +13,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.blocks import Block, GroupBlock, ScalingsBlock
 from shockwatch.symmetry.conjugate_gradients import conjugate_gradients, dot
 from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
+from shockwatch.symmetry.packing import Layout, Packed
 
 _DRAWS = 20260618
 
@@ -26,6 +27,7 @@ class HorizontalProjector:
 
     Args:
         components: groups in sets that share no piece.
+        layout: of their states.
         state: the point; must not change while the projector is in use.
         tolerance: accuracy relative to the tangent; default: that of the state's type.
         factorise: whether to factorise Gram matrices (pays after a few products).
@@ -34,50 +36,53 @@ class HorizontalProjector:
     def __init__(
         self,
         components: Sequence[Sequence[ContinuousGroup]],
-        state: State,
+        layout: Layout,
+        state: Packed,
         *,
         tolerance: float | None = None,
         factorise: bool = True,
     ) -> None:
+        self._layout = layout
         self._state = state
         self._parts: list[_Coupled] = []
+        point = state.stacks
         with torch.no_grad():
             for groups in components:
-                wide = groups[0].pieces[0].view(state).dtype == torch.float64
+                wide = groups[0].pieces[0].view(point).dtype == torch.float64
                 accuracy = tolerance if tolerance is not None else 1e-13 if wide else 1e-6
                 scalings = [g for g in groups if isinstance(g, ScalingGroup) and g.only_scales]
-                blocks: list[Block] = [GroupBlock(g, state) for g in groups if g not in scalings]
+                blocks: list[Block] = [GroupBlock(g, point) for g in groups if g not in scalings]
                 if scalings:
-                    blocks.append(ScalingsBlock(scalings, state, accuracy / 10, factorise))
-                parts = _orthogonal(blocks, state, accuracy) if factorise else [blocks]
-                self._parts += [_Coupled(part, state, accuracy) for part in parts]
-        self._names = list(dict.fromkeys(name for part in self._parts for name in part.names))
+                    blocks.append(ScalingsBlock(scalings, point, accuracy / 10, factorise))
+                parts = _orthogonal(blocks, point, accuracy) if factorise else [blocks]
+                self._parts += [_Coupled(part, point, accuracy) for part in parts]
 
     def __call__(self, tangent: Mapping[str, Tensor]) -> State:
-        """The horizontal part of ``tangent``, in new tensors where it differs."""
-        result = dict(tangent)
-        for name in self._names:
-            if name in result:
-                result[name] = result[name].clone()
-        self.remove_(result)
-        return result
+        """The horizontal part of ``tangent``, in new tensors."""
+        inside = self._layout.tangent(tangent, self._state)
+        self._remove_(inside.stacks)
+        return {**tangent, **{name: inside[name] for name in tangent if name in inside}}
 
     def remove_(self, tangent: State) -> None:
         """Subtract the vertical part in place."""
+        inside = self._layout.tangent(tangent, self._state)
+        self._remove_(inside.stacks)
+        with torch.no_grad():
+            torch._foreach_copy_(list(tangent.values()), [inside[name] for name in tangent])
+
+    def _remove_(self, tangent: State) -> None:
         with torch.no_grad():
             solved = [part.solve(tangent)[0] for part in self._parts]
-            inside = {
-                n: tangent[n] if n in tangent else torch.zeros_like(self._state[n]) for n in self._names
-            }
             for part, coefficients in zip(self._parts, solved, strict=True):
-                part.generate_([-c for c in coefficients], inside)
+                part.generate_([-c for c in coefficients], tangent)
 
     def vertical_norm(self, tangent: Mapping[str, Tensor]) -> float:
         """Norm of the vertical part: ``c^T G^T t``, without forming it."""
         total = 0.0
+        inside = self._layout.tangent(tangent, self._state).stacks
         with torch.no_grad():
             for part in self._parts:
-                solution, adjoint = part.solve(dict(tangent))
+                solution, adjoint = part.solve(inside)
                 total += dot(solution, adjoint)
         return math.sqrt(max(total, 0.0))
 
@@ -113,7 +118,7 @@ class _Coupled:
         if len(self._blocks) == 1:
             return [self._blocks[0].solve(adjoint[0])], adjoint
         # with exact blocks the preconditioned residual is about the norm of what is left of the vertical part
-        size = math.sqrt(sum(square_norm(tangent[name]) for name in self.names if name in tangent))
+        size = math.sqrt(sum(square_norm(tangent[name]) for name in self.names))
         floor = self._tolerance * size
         return conjugate_gradients(
             self._product, adjoint, self._precondition, self._tolerance, floor

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
-from shockwatch.symmetry.balancing import balance_, components
-from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Rotation, SymmetryGroup
+from shockwatch.symmetry.acting import Acting
+from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
 from shockwatch.symmetry.order import UnitOrder
+from shockwatch.symmetry.packing import Packed
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
-
-_REFINEMENTS = 3  # rounds of coordinate descent where a stream and what reads it turn together
 
 
 class Quotient:
@@ -53,12 +52,7 @@ class Quotient:
         self.blocked = dict(blocked or {})
         self.notes = tuple(notes)
         self._aliases = dict(aliases or {})
-        self._continuous = [g for g in self.groups if isinstance(g, ContinuousGroup)]
-        self._components = components(self._continuous)
-        # Streams first, then signs, then heads: each is found from rows whose columns are already right.
-        framed = [g for g in self.groups if g.has_frame]
-        self._framed = sorted(framed, key=lambda g: isinstance(g, GeneralLinear) - isinstance(g, Rotation))
-        self._rotations = [g for g in self.groups if isinstance(g, Rotation)]
+        self._made: Acting | None = None
 
     @property
     def dim(self) -> int:
@@ -82,16 +76,31 @@ class Quotient:
 
     # -- states -------------------------------------------------------------------------------
 
-    def _copy(self, state: Mapping[str, Tensor], moved: Sequence[SymmetryGroup] | None = None) -> State:
-        """``state`` with private copies of what ``moved`` (default: any group, or training) changes."""
+    def _acting(self, state: Mapping[str, Tensor]) -> Acting:
+        if self._made is None:
+            self._made = Acting(self.groups, self.names, state)
+        return self._made
+
+    def pack(self, state: Mapping[str, Tensor]) -> Packed:
+        """A private copy of ``state``, its parameters side by side in one buffer.
+
+        Raises:
+            ValueError: if a trainable parameter is missing.
+        """
+        self._require_complete(state)
+        return self._acting(state).layout.pack(state)
+
+    def _packed(self, state: Mapping[str, Tensor]) -> Packed:
+        """``state`` to be read; itself where it is packed."""
+        known = isinstance(state, Packed) and state.layout is self._acting(state).layout
+        return state if known and isinstance(state, Packed) else self.pack(state)
+
+    def _require_complete(self, state: Mapping[str, Tensor]) -> None:
         missing = [name for name in self.names if name not in state]
         if missing:
             raise ValueError(f"state lacks {missing[:3]}: must hold every trainable parameter by name")
-        own = () if moved is not None else self.names
-        touched = {*own, *(n for g in (self.groups if moved is None else moved) for n in g.parameters)}
-        return {name: t.detach().clone() if name in touched else t.detach() for name, t in state.items()}
 
-    def _with_aliases(self, state: State) -> State:
+    def _with_aliases(self, state: Packed) -> Packed:
         for alias, name in self._aliases.items():
             if alias in state:
                 state[alias] = state[name]
@@ -113,27 +122,26 @@ class Quotient:
             approximate: also move along groups whose invariance an eps breaks; the function then changes a little.
         """
         source = generator if generator is not None else torch.Generator().manual_seed(0)
-        moved = self._copy(state)
+        moved = self.pack(state)
         with torch.no_grad():
             for group in self.groups:
                 if approximate or group.exact:
                     group.transform_(moved, source, scale)
         return self._with_aliases(moved)
 
-    def balance(self, state: Mapping[str, Tensor]) -> State:
+    def balance(self, state: Mapping[str, Tensor]) -> Packed:
         """The minimum-norm point of the orbit, up to rotations and signs (Kempf & Ness 1979; theory.md 2).
 
         Closed forms for each group, alternated until nothing moves where groups share weights.
         """
-        moved = self._copy(state)
+        moved = self.pack(state)
         with torch.no_grad():
-            for groups in self._components:
-                balance_(groups, moved)
+            self._acting(state).balance_(moved)
         return self._with_aliases(moved)
 
     def canonicalize(
         self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None
-    ) -> State:
+    ) -> Packed:
         """The canonical point of the orbit of ``state``.
 
         The balanced point is unique up to permutations, rotations and signs. Units are ordered by norm, rotations
@@ -143,34 +151,18 @@ class Quotient:
         moved = self.balance(state)
         with torch.no_grad():
             if reference is not None:
-                self._align_(moved, dict(reference))
+                self._acting(state).align_(moved, self._packed(reference))
                 return self._with_aliases(moved)
             for group in sorted(self.groups, key=lambda g: g.frame_order):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
 
-    def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
+    def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Packed:
         """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``."""
-        moved = self._copy(state, self._framed)
+        moved = self.pack(state)
         with torch.no_grad():
-            self._align_(moved, dict(reference))
+            self._acting(state).align_(moved, self._packed(reference))
         return self._with_aliases(moved)
-
-    def _align_(self, state: State, reference: State) -> None:
-        self._pair_(state, reference)
-        self._refine_(state, reference)
-
-    def _pair_(self, state: State, reference: State) -> None:
-        for group in self._framed:
-            group.align_(state, reference)
-
-    def _refine_(self, state: State, reference: State) -> None:
-        """A stream and what reads it turn together: coordinate descent from a point where units are in order."""
-        for _ in range(_REFINEMENTS if self._rotations else 0):
-            for rotation in self._rotations:
-                rotation.refine_(state, reference)
-            for group in self._framed[len(self._rotations) :]:
-                group.align_(state, reference)
 
     def projector(
         self, state: Mapping[str, Tensor], *, tolerance: float | None = None, often: bool = True
@@ -181,8 +173,10 @@ class Quotient:
             tolerance: accuracy relative to the tangent; default: that of the type.
             often: whether it pays to factorise first.
         """
-        point = {name: tensor.detach() for name, tensor in state.items()}
-        return HorizontalProjector(self._components, point, tolerance=tolerance, factorise=often)
+        acting = self._acting(state)
+        return HorizontalProjector(
+            acting.components, acting.layout, self._packed(state), tolerance=tolerance, factorise=often
+        )
 
     def horizontal(self, state: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> State:
         """The horizontal part of ``tangent`` at the canonical point ``state`` (theory.md 3)."""
@@ -193,27 +187,32 @@ class Quotient:
         first = self.balance(a)
         return self.euclidean(first, self.match(self.balance(b), first))
 
-    def match(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> State:
+    def match(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Packed:
         """The balanced ``state`` with units reordered, and turned, to lie as near to ``reference`` as can be found."""
         return self.match_with_order(state, reference)[0]
 
     def match_with_order(
         self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]
-    ) -> tuple[State, UnitOrder]:
+    ) -> tuple[Packed, UnitOrder]:
         """:meth:`match`, and the order it found."""
-        moved, target = self._copy(state), dict(reference)
-
+        # units of one layer change places without those of the next: no stacks here
+        acting = Acting(self.groups, self.names, state, stack=False)
+        moved, target = acting.layout.pack(state), dict(reference)
         with torch.no_grad():
-            order = match_units_(self.groups, moved, target, self._pair_, self.euclidean)
-            self._refine_(moved, target)
-        return self._with_aliases(moved), order
+            order = match_units_(self.groups, moved, target, acting.pair_, self.euclidean)
+            acting.refine_(moved, target)
+        return self._with_aliases(self.pack(moved)), order
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Euclidean distance over the trainable parameters."""
+        if isinstance(a, Packed) and isinstance(b, Packed) and (move := a.minus(b)) is not None:
+            return math.sqrt(square_norm(move))
         return math.sqrt(sum(square_norm(a[n] - b[n]) for n in self.names))
 
     def norm(self, state: Mapping[str, Tensor]) -> float:
         """Euclidean norm over the trainable parameters."""
+        if isinstance(state, Packed) and state.flat is not None:
+            return math.sqrt(square_norm(state.flat))
         return math.sqrt(sum(square_norm(state[n]) for n in self.names))
 
     # -- numbers ------------------------------------------------------------------------------
@@ -228,19 +227,21 @@ class Quotient:
 
         At another point of the orbit the translations of the maps around a block would show in its product.
         """
-        plain = {name: tensor.detach() for name, tensor in point.items()}
+        packed = self._packed(point)
         with torch.no_grad():
-            return {
-                f"block/{group.name}/{key}": value
-                for group in self.groups
-                for key, value in group.invariants(plain).items()
-            }
+            found = self._acting(point).read(lambda group: group.invariants(packed.stacks))
+        return {f"block/{group.name}/{key}": v for group, row in found for key, v in row.items()}
 
     def imbalance(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         """``raw/imbalance/<name>``: how far each group stands from its canonical slice."""
-        plain = {name: tensor.detach() for name, tensor in state.items()}
+        packed = self._packed(state)
+
+        def numbers(group: SymmetryGroup) -> dict[str, Tensor]:
+            return {"": group.imbalance(packed.stacks)} if isinstance(group, ContinuousGroup) else {}
+
         with torch.no_grad():
-            values = {f"raw/imbalance/{g.name}": g.imbalance(plain) for g in self._continuous}
+            found = self._acting(state).read(numbers)
+        values = {f"raw/imbalance/{group.name}": row[""] for group, row in found if row}
         return {tag: value for tag, value in values.items() if not math.isnan(value)}
 
     def hessian(

@@ -11,6 +11,7 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,26 +157,38 @@ class ScalingTables:
         return torch.cat([r.reshape(-1) for r in result])
 
     def gram(self) -> csc_matrix | None:
-        """The Gram matrix, ``(n, n)``; ``None`` where two groups share a part of their axes, or where it is large."""
+        """The Gram matrix, ``(n, n)``; ``None`` where it has too many entries."""
         starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
         numbers = [np.arange(n) + start for n, start in zip(self.sizes, starts, strict=True)]
         entries = [(numbers[k], numbers[k], d) for k, d in enumerate(self.split(self.gram_diagonal()))]
+        count = sum(self.sizes)
         for touched, table in self._tables:
             for m, other in itertools.combinations(touched.members, 2):
                 if other.group == m.group:
                     continue
-                weight = m.charge * other.charge
-                rows, columns = numbers[m.group], numbers[other.group]
-                if not set(m.dims) & set(other.dims):
-                    pair = _contract(touched.letters, table, [], m.letters + other.letters)
-                    rows, columns = rows.repeat(len(columns)), np.tile(columns, len(rows))
-                elif m.dims == other.dims:
-                    pair = touched.marginal(table, m)
-                else:
+                dims = sorted({*m.dims, *other.dims})
+                pair = _contract(touched.letters, table, [], "".join(string.ascii_letters[d] for d in dims))
+                rows, columns = (
+                    np.broadcast_to(
+                        _along(numbers[k.group].reshape(self.shapes[k.group]), k.dims, dims), pair.shape
+                    )
+                    for k in (m, other)
+                )
+                values = m.charge * other.charge * pair
+                entries += [(rows.ravel(), columns.ravel(), values), (columns.ravel(), rows.ravel(), values)]
+                count += 2 * values.numel()
+                if count > _MOST_ENTRIES:
                     return None
-                entries += [(rows, columns, weight * pair), (columns, rows, weight * pair)]
-        if sum(len(rows) for rows, _, _ in entries) > _MOST_ENTRIES:
-            return None
-        values = np.concatenate([part.double().reshape(-1).cpu().numpy() for *_, part in entries])
+        weights = np.concatenate([part.double().reshape(-1).cpu().numpy() for *_, part in entries])
         places = tuple(np.concatenate([entry[side] for entry in entries]) for side in (0, 1))
-        return csc_matrix((values, places), shape=(sum(self.sizes), sum(self.sizes)))
+        return csc_matrix((weights, places), shape=(sum(self.sizes), sum(self.sizes)))
+
+
+def _along(numbers: np.ndarray[Any, Any], own: Sequence[int], dims: Sequence[int]) -> np.ndarray[Any, Any]:
+    """``numbers`` over the dimensions ``own``, ready to broadcast over ``dims``, ascending."""
+    order = sorted(range(len(own)), key=lambda k: own[k])
+    shape = iter(numbers.shape[k] for k in order)
+    result: np.ndarray[Any, Any] = numbers.transpose(order).reshape(
+        [next(shape) if d in own else 1 for d in dims]
+    )
+    return result

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class SymmetryGroup(ABC):
         evidence: why the graph allows it.
         approximate: an eps in a norm keeps the invariance from being exact.
         residual: measured relative change of the loss under a random element, float64; NaN before it is measured.
+        layers: number of equal layers it stands for, the first axis of what it acts on (see :mod:`.stacking`).
     """
 
     kind: ClassVar[str]
@@ -37,6 +38,7 @@ class SymmetryGroup(ABC):
     evidence: str
     approximate: bool = False
     residual: float = field(default=math.nan, kw_only=True)
+    layers: int = field(default=1, kw_only=True)
 
     speculative: ClassVar[bool] = False
     """Suggested by the shape of the pieces more than by the graph: that the measurement refuses it is no news."""
@@ -85,13 +87,34 @@ class SymmetryGroup(ABC):
     def align_(self, state: State, reference: State) -> None:
         """Move along the compact orbit, in place, to the point nearest to ``reference``."""
 
-    def imbalance(self, state: State) -> float:
-        """Distance from the canonical slice (log units, root mean square); NaN where there is no slice."""
-        return math.nan
+    def imbalance(self, state: State) -> Tensor:
+        """Distance from the canonical slice (log units, root mean square), ``(layers,)``; NaN without a slice."""
+        return torch.full((self.layers,), math.nan, dtype=torch.float64)
 
-    def invariants(self, state: State) -> dict[str, float]:
-        """Gauge-invariant numbers of this block by name; none by default."""
+    def invariants(self, state: State) -> dict[str, Tensor]:
+        """Gauge-invariant numbers of this block by name, each ``(layers,)``; none by default."""
         return {}
+
+    # -- many equal layers as one group ----------------------------------------------------------
+
+    can_stack: ClassVar[bool] = False
+    """Whether :meth:`stacked` is there."""
+
+    def stacked(self, layer: Atom) -> SymmetryGroup:
+        """The group over one more axis, given this group with the pieces of stacks in place of its own."""
+        raise NotImplementedError
+
+    def parts(self) -> list[tuple[Any, ...]]:
+        """For a group of many layers: what it does with each piece, in terms of pieces, axes and numbers."""
+        return []
+
+    def pooled(self, parts: Sequence[tuple[Any, ...]]) -> SymmetryGroup:
+        """The same group, made of ``parts`` that stand for those of all layers."""
+        raise NotImplementedError
+
+    def _by_layer(self, logs: Tensor) -> Tensor:
+        """Root mean square of values whose first axis, if there are several layers, runs over them; float64."""
+        return logs.double().reshape(self.layers, -1).square().mean(1).sqrt()
 
 
 class ContinuousGroup(SymmetryGroup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class BiasTransport(ContinuousGroup):
 
     kind: ClassVar[str] = "translation"
     kept_by_others: ClassVar[bool] = True
+    can_stack: ClassVar[bool] = True
 
     transport: Transport | None = None
     excluded: tuple[int, ...] = ()
@@ -99,8 +101,19 @@ class BiasTransport(ContinuousGroup):
         self._shift_(state, state, -self._level(state))
         return 0.0
 
-    def imbalance(self, state: State) -> float:
-        return float(self._centred(self._level(state)).double().square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self._centred(self._level(state)))
+
+    def stacked(self, layer: Atom) -> BiasTransport:
+        path = self._path
+        sinks = []
+        for sink in path.sinks:
+            steps = tuple(
+                dataclasses.replace(s, before=(layer, *s.before), after=(layer, *s.after)) for s in sink.steps
+            )
+            sinks.append(dataclasses.replace(sink, axes=(layer, *sink.axes), steps=steps))
+        transport = Transport(path.source, (layer, *path.axes), tuple(sinks))
+        return dataclasses.replace(self, transport=transport, excluded=tuple(d + 1 for d in self.excluded))
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         self._shift_(state, tangent, coefficients)
@@ -119,31 +132,36 @@ class BiasTransport(ContinuousGroup):
         return self.gram_solver(state)(coefficients)
 
     def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
-        """Cholesky factor of ``1 + sum J^T J``, each term times the number of its copies."""
-        axes, source = self._path.axes, self._path.source
+        """Cholesky factors of ``1 + sum J^T J``, each term times the number of its copies; one for each layer."""
+        source, layered = self._path.source, self._path.source.stacked
+        axes = self._path.axes[layered:]
         shape = [axis.size for axis in axes]
         size = math.prod(shape)
         like = source.view(state)
         eye = torch.eye(size, dtype=torch.float64, device=like.device)
-        gram = _copies(source, axes) * eye
+        gram = (_copies(source, self._path.axes) * eye).expand(self.layers, size, size)
+        # all layers at once: unit k of each of them
+        units = eye.reshape(size, *(1,) * layered, *shape).expand(size, *(a.size for a in self._path.axes))
         maps: dict[int, Tensor] = {}
         for sink in self._path.sinks:
-            image = self._forward(sink, state, eye.reshape(size, *shape).to(like.dtype)).double()
+            image = self._forward(sink, state, units.to(like.dtype)).double()
             order = [0, *(1 + sink.axes.index(a.root()) for a in sink.piece.atoms if a.root() in sink.axes)]
-            flat = image.permute(order).reshape(size, -1)
+            flat = image.permute(order).reshape(size, self.layers, -1).movedim(1, 0)
             known = maps.get(sink.piece.symbol.id)
             maps[sink.piece.symbol.id] = flat if known is None else known + flat
         for sink in {sink.piece.symbol.id: sink for sink in self._path.sinks}.values():
             flat = maps[sink.piece.symbol.id]
-            gram = gram + _copies(sink.piece, sink.axes) * (flat @ flat.T)
+            gram = gram + _copies(sink.piece, sink.axes) * (flat @ flat.mT)
         if self.excluded:
             # The projected Gram matrix, with the excluded directions made regular.
-            basis = self._centred(eye.reshape(size, *shape).movedim(0, -1)).movedim(-1, 0).reshape(size, size)
+            dims = tuple(1 + d - layered for d in self.excluded)
+            rows = eye.reshape(size, *shape)
+            basis = (rows - rows.mean(dims, keepdim=True)).reshape(size, size)
             gram = basis @ gram @ basis + (eye - basis)
         factor = torch.linalg.cholesky(gram)
 
         def solve(coefficients: Tensor) -> Tensor:
-            right = self._centred(coefficients).reshape(-1, 1).double()
+            right = self._centred(coefficients).reshape(self.layers, size, 1).double()
             return torch.cholesky_solve(right, factor).to(coefficients.dtype).reshape(coefficients.shape)
 
         return solve

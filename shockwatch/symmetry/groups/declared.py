@@ -65,10 +65,10 @@ class DeclaredGroup(ContinuousGroup):
     def align_(self, state: State, reference: State) -> None:
         self.inner.align_(state, reference)
 
-    def imbalance(self, state: State) -> float:
+    def imbalance(self, state: State) -> Tensor:
         return self.inner.imbalance(state)
 
-    def invariants(self, state: State) -> dict[str, float]:
+    def invariants(self, state: State) -> dict[str, Tensor]:
         return self.inner.invariants(state)
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:

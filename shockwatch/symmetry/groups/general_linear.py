@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class GeneralLinear(ContinuousGroup):
     """
 
     kind: ClassVar[str] = "general linear"
+    can_stack: ClassVar[bool] = True
 
     charges: tuple[float, ...] = ()
     axis: Atom | None = None
@@ -161,8 +163,11 @@ class GeneralLinear(ContinuousGroup):
         full = [_conditioned(gram, width) for gram, width in zip(grams, widths, strict=True)]
         return int((~(full[0] & full[1])).sum())
 
-    def imbalance(self, state: State) -> float:
-        return float(self._balance(state)[2].square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self._balance(state)[2])
+
+    def stacked(self, layer: Atom) -> GeneralLinear:
+        return dataclasses.replace(self, batch=(layer, *self.batch))
 
     def fix_frame_(self, state: State) -> None:
         stack = self._stack(state, 1.0).double()
@@ -245,13 +250,13 @@ class GeneralLinear(ContinuousGroup):
             "effective_rank": torch.exp(-(shares * torch.log(shares.clamp_min(tiny))).sum(-1)),
         }
 
-    def invariants(self, state: State) -> dict[str, float]:
+    def invariants(self, state: State) -> dict[str, Tensor]:
         """:meth:`head_invariants` of the extreme head: the largest norm, the smallest ranks."""
-        heads = self.head_invariants(state)
+        heads = {key: v.reshape(self.layers, -1) for key, v in self.head_invariants(state).items()}
         return {
-            "spectral_norm": float(heads["spectral_norm"].max()),
-            "stable_rank": float(heads["stable_rank"].min()),
-            "effective_rank": float(heads["effective_rank"].min()),
+            "spectral_norm": heads["spectral_norm"].amax(1),
+            "stable_rank": heads["stable_rank"].amin(1),
+            "effective_rank": heads["effective_rank"].amin(1),
         }
 
 

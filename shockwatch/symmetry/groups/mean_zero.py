@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class MeanZeroReader(ContinuousGroup):
 
     kind: ClassVar[str] = "translation"
     kept_by_others: ClassVar[bool] = True
+    can_stack: ClassVar[bool] = True
 
     weight: Piece | None = None
     reader_bias: Piece | None = None
@@ -61,13 +63,12 @@ class MeanZeroReader(ContinuousGroup):
 
     def _along(self, piece: Piece | None, state: State, default: float) -> Tensor:
         """A vector of the norm, shaped to broadcast over the weight's view."""
-        view = self._weight.view(state)
-        shape = [n if d in self.summed else 1 for d, n in enumerate(view.shape)]
+        view, own = self._weight.view(state), [a.root() for a in piece.atoms] if piece is not None else []
         if piece is None:
-            return view.new_full(shape, default)
-        vector = piece.view(state)
-        order = [[a.root() for a in piece.atoms].index(self._weight.atoms[d].root()) for d in self.summed]
-        return vector.permute(order).reshape(shape)
+            return view.new_full([n if d in self.summed else 1 for d, n in enumerate(view.shape)], default)
+        atoms = [a.root() for a in self._weight.atoms]
+        shape = [n if a in own else 1 for n, a in zip(view.shape, atoms, strict=True)]
+        return piece.view(state).permute([own.index(a) for a in atoms if a in own]).reshape(shape)
 
     def _inverse_gain(self, state: State) -> Tensor:
         gain = self._along(self.gain, state, 1.0)
@@ -75,8 +76,8 @@ class MeanZeroReader(ContinuousGroup):
         return torch.where(gain.abs() > 1e-12, 1.0 / gain, torch.zeros_like(gain))
 
     def _offset(self, state: State) -> Tensor:
-        """``sum(bias / gain)``, a number."""
-        return (self._along(self.norm_bias, state, 0.0) * self._inverse_gain(state)).sum()
+        """``sum(bias / gain)``, one for each layer, ready to broadcast over ``v``."""
+        return (self._along(self.norm_bias, state, 0.0) * self._inverse_gain(state)).sum(self.summed)
 
     def _centred(self, v: Tensor) -> Tensor:
         return v - v.mean(self.excluded, keepdim=True) if self.excluded else v
@@ -102,15 +103,19 @@ class MeanZeroReader(ContinuousGroup):
 
     def _level(self, state: State) -> Tensor:
         product = self._weight.view(state) * self._along(self.gain, state, 1.0)
-        used = (self._inverse_gain(state) != 0).sum().clamp_min(1)
+        used = (self._inverse_gain(state) != 0).sum(self.summed).clamp_min(1)
         return product.sum(self.summed) / used
 
     def canonicalize_(self, state: State) -> float:
         self._shift_(state, state, -self._level(state))
         return 0.0
 
-    def imbalance(self, state: State) -> float:
-        return float(self._centred(self._level(state)).double().square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self._centred(self._level(state)))
+
+    def stacked(self, layer: Atom) -> MeanZeroReader:
+        summed, excluded = (tuple(d + 1 for d in dims) for dims in (self.summed, self.excluded))
+        return dataclasses.replace(self, summed=summed, excluded=excluded)
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         self._shift_(state, tangent, coefficients)
@@ -124,7 +129,7 @@ class MeanZeroReader(ContinuousGroup):
         return self._centred(total)
 
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
-        size = self._inverse_gain(state).square().sum()
+        size = self._inverse_gain(state).square().sum(self.summed)
         if self.reader_bias is not None:
             size = size + self._offset(state).square()
         return self._centred(coefficients) / size.clamp_min(torch.finfo(coefficients.dtype).tiny)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.streams import Stream, find_streams
 
+_EQUAL = 32.0  # gains that differ by so many roundings are one
 _DEAD = 1e-12  # a gain this small, next to the largest, has no inverse to turn through
 
 
@@ -61,15 +63,19 @@ class Rotation(ContinuousGroup):
         free = self.size - self._parts.centred
         return free * (free - 1) // 2
 
-    # -- the pieces as matrices (features, columns) in which R acts from the left ----------------
+    # -- the pieces as matrices (layers, features, columns) in which R acts from the left ---------
+
+    def _moved(self, piece: Piece, state: State) -> Tensor:
+        """The view with a dimension of layers (one, where the piece is no stack) and the features in front."""
+        view = piece.view(state) if piece.stacked else piece.view(state)[None]
+        return view.movedim(piece.positions(self._parts.axis)[0] + (not piece.stacked), 1)
 
     def _matrix(self, piece: Piece, state: State) -> Tensor:
-        view = piece.view(state)
-        return view.movedim(piece.positions(self._parts.axis)[0], 0).reshape(self.size, -1)
+        moved = self._moved(piece, state)
+        return moved.reshape(len(moved), self.size, -1)
 
     def _write(self, piece: Piece, state: State, matrix: Tensor) -> None:
-        view = piece.view(state)
-        moved = view.movedim(piece.positions(self._parts.axis)[0], 0)
+        moved = self._moved(piece, state)
         moved.copy_(matrix.reshape(moved.shape))
 
     def _zeros(self, state: State) -> Tensor:
@@ -84,7 +90,7 @@ class Rotation(ContinuousGroup):
             yield piece, gain, True
 
     def _frames(self, state: State) -> Iterator[tuple[Piece, Tensor | None]]:
-        """Pieces with ``s``, float64, ``(features, 1)``, such that ``R`` acts on ``matrix / s``; None: one.
+        """Pieces with ``s``, float64, ``(layers, features, 1)``, such that ``R`` acts on ``matrix / s``; None: one.
 
         Columns ``g W`` of a reader have ``s = 1 / g``. Nothing where a gain is zero: it hides a feature that the
         readers would need to turn back.
@@ -92,13 +98,13 @@ class Rotation(ContinuousGroup):
         if not self._alive(state):
             return
         for piece, gain, reads in self._members():
-            size = gain.view(state).double().reshape(-1, 1) if gain is not None else None
+            size = gain.view(state).double().reshape(-1, self.size, 1) if gain is not None else None
             yield piece, 1.0 / size if reads and size is not None else size
 
     def _alive(self, state: State) -> bool:
         for gain in self._parts.gains:
-            size = gain.view(state).abs()
-            if not bool(size.min() > _DEAD * size.max()):
+            size = gain.view(state).abs().reshape(-1, self.size)
+            if not bool((size.amin(1) > _DEAD * size.amax(1)).all()):
                 return False
         return True
 
@@ -138,7 +144,7 @@ class Rotation(ContinuousGroup):
         return 0
 
     def _anchors(self, state: State) -> Tensor:
-        return torch.cat([self._matrix(p, state).double() for p in self._parts.anchors()], 1)
+        return torch.cat([self._matrix(p, state)[0].double() for p in self._parts.anchors()], 1)
 
     def fix_frame_(self, state: State) -> None:
         """Turn the writers that nothing else turns towards a fixed random frame."""
@@ -163,7 +169,7 @@ class Rotation(ContinuousGroup):
         for piece, scale in self._frames(state):
             matrix = self._matrix(piece, state)
             target = self._matrix(piece, tangent)
-            self._write(piece, tangent, torch.addmm(target, _acting(skew, scale, matrix), matrix))
+            self._write(piece, tangent, target + _acting(skew, scale, matrix) @ matrix)
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
         total = self._zeros(state)
@@ -179,16 +185,21 @@ class Rotation(ContinuousGroup):
 
         Where the gains are equal this is ``(A K + K A) / 2``, which the eigenbasis of ``K`` inverts in one step.
         """
-        grams: list[tuple[Tensor, Tensor]] = []
-        total = self._zeros(state)
+        level = total = self._zeros(state)
+        squares: list[Tensor] = []
+        grams: list[Tensor] = []
         for piece, scale in self._frames(state):
             matrix = self._matrix(piece, state)
-            gram = (matrix @ matrix.T).double()
+            gram = (matrix @ matrix.mT).double()
+            mean = torch.ones((), dtype=torch.float64, device=gram.device)
             if scale is not None:
-                gram = gram / scale / scale.T
-            square = torch.ones_like(total[:, :1]) if scale is None else scale.square()
-            grams.append((square, gram))
-            total = total + square.mean() * gram
+                square = scale.square()
+                gram, mean = gram / scale / scale.mT, square.mean(1, keepdim=True)
+                if bool(((square - mean).abs() > _EQUAL * torch.finfo(matrix.dtype).eps * mean).any()):
+                    squares.append(square - mean)
+                    grams.append(gram)
+            level = level + (mean * gram).sum(0)
+        total = level
         if self._parts.centred:
             total = total - total.mean(0, keepdim=True)
             total = total - total.mean(1, keepdim=True)
@@ -197,12 +208,15 @@ class Rotation(ContinuousGroup):
         floor = 1e-13 * weights.max()
         inverse = torch.where(weights > floor, 1.0 / weights, torch.zeros_like(weights))
 
-        def product(skew: list[Tensor]) -> list[Tensor]:
-            image = sum((s * (skew[0] @ k) for s, k in grams), torch.zeros_like(total))
-            return [self._project(image)]
-
         def precondition(skew: list[Tensor]) -> list[Tensor]:
             return [self._project(vectors @ ((vectors.T @ skew[0] @ vectors) * inverse) @ vectors.T)]
+
+        if not grams:
+            return lambda c: precondition([self._project(c.double())])[0].to(c.dtype)
+        uneven, gram = torch.cat(squares), torch.cat(grams)
+
+        def product(skew: list[Tensor]) -> list[Tensor]:
+            return [self._project(skew[0] @ level + (uneven * (skew[0] @ gram)).sum(0))]
 
         def solve(coefficients: Tensor) -> Tensor:
             right = [self._project(coefficients.double())]
@@ -210,16 +224,34 @@ class Rotation(ContinuousGroup):
 
         return solve
 
+    # -- many layers -------------------------------------------------------------------------------
+
+    def parts(self) -> list[tuple[Any, ...]]:
+        stream = self._parts
+        members = [
+            (kind, p, g) for kind, pairs in (("moved", stream.moved), ("read", stream.read)) for p, g in pairs
+        ]
+        return [
+            *((*m, stream.axis) for m in members),
+            *(("gain", g, None, stream.axis) for g in stream.gains),
+        ]
+
+    def pooled(self, parts: Sequence[tuple[Any, ...]]) -> Rotation:
+        moved, read = (tuple((p, g) for k, p, g, _ in parts if k == kind) for kind in ("moved", "read"))
+        gains = tuple(p for k, p, *_ in parts if k == "gain")
+        stream = dataclasses.replace(self._parts, moved=moved, read=read, gains=gains)
+        return dataclasses.replace(self, pieces=tuple(p for p, _ in (*moved, *read)), stream=stream)
+
 
 def _acting(matrix: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
     """What acts on a piece where ``matrix`` acts on the piece over ``scale``."""
-    return (matrix if scale is None else scale * matrix / scale.T).to(like.dtype)
+    return (matrix if scale is None else scale * matrix / scale.mT).to(like.dtype)
 
 
 def _meeting(first: Tensor, second: Tensor, scale: Tensor | None) -> Tensor:
     """``(scale first) (second / scale)^T``: large tensors in their own type, what is small in float64."""
-    product = (first @ second.T).double()
-    return product if scale is None else scale * product / scale.T
+    product = (first @ second.mT).double()
+    return (product if scale is None else scale * product / scale.mT).sum(0)
 
 
 def _complement(ones: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class ScalingGroup(ContinuousGroup):
     """
 
     kind: ClassVar[str] = "positive scaling"
+    can_stack: ClassVar[bool] = True
     with_sign: ClassVar[bool] = False
 
     charges: tuple[float, ...] = ()
@@ -150,8 +152,18 @@ class ScalingGroup(ContinuousGroup):
         self.scale_(state, logarithm)
         return float(logarithm.abs().max()) if logarithm.numel() else 0.0
 
-    def imbalance(self, state: State) -> float:
-        return float(self.balancing_log(self._norms(state)).square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self.balancing_log(self._norms(state)))
+
+    def stacked(self, layer: Atom) -> ScalingGroup:
+        return dataclasses.replace(self, units=(layer, *self.units))
+
+    def parts(self) -> list[tuple[Any, ...]]:
+        return [(q, p, self.units) for p, q in zip(self.pieces, self.charges, strict=True)]
+
+    def pooled(self, parts: Sequence[tuple[Any, ...]]) -> ScalingGroup:
+        charges, pieces = tuple(q for q, *_ in parts), tuple(p for _, p, _ in parts)
+        return dataclasses.replace(self, pieces=pieces, charges=charges)
 
     def _flip_(self, state: State, overlap: Tensor) -> None:
         sign = torch.where(overlap < 0, -1.0, 1.0)
@@ -249,10 +261,15 @@ class FoldedGain(RealScaling):
         readers = sum((n for q, n in norms if q != charge), torch.zeros_like(gain))
         biases = sum(own, torch.zeros_like(gain))
         logs = torch.log(square) / 2
-        ratio = (readers * square)[alive].sum() / (1 + biases / square)[alive].sum()
-        size = torch.log(ratio) / 4
+
+        def total(values: Tensor) -> Tensor:
+            """Over the gain, one for each layer."""
+            sums = torch.where(alive, values, 0.0).reshape(self.layers, -1).sum(1)
+            return sums.reshape(self.layers, *(1,) * (gain.dim() - 1))
+
+        size = torch.log(total(readers * square) / total(1 + biases / square)) / 4
         # Readers that are all zero say nothing about the size: it stays.
-        size = torch.where(torch.isfinite(size), size, logs[alive].mean())
+        size = torch.where(torch.isfinite(size), size, total(logs) / total(torch.ones_like(logs)))
         return torch.where(alive & torch.isfinite(logs), charge * (size - logs), torch.zeros_like(logs))
 
     def extinguish_(self, state: State, norms: list[tuple[float, Tensor]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class SignFlip(SymmetryGroup):
     """
 
     kind: ClassVar[str] = "sign flip"
+    can_stack: ClassVar[bool] = True
 
     units: tuple[Atom, ...] = ()
 
@@ -66,6 +68,9 @@ class SignFlip(SymmetryGroup):
             if piece.trainable:
                 total = total + self._overlap(piece, state, piece.view(reference)).cpu()
         self._flip_(state, torch.where(total < 0, -1.0, 1.0))
+
+    def stacked(self, layer: Atom) -> SignFlip:
+        return dataclasses.replace(self, units=(layer, *self.units))
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.axes import resolve
+from shockwatch.symmetry.axes import Atom, resolve
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.naming import block_name
@@ -34,6 +35,7 @@ class Translation(ContinuousGroup):
 
     kind: ClassVar[str] = "translation"
     kept_by_others: ClassVar[bool] = True
+    can_stack: ClassVar[bool] = True
 
     along: tuple[int, ...] = ()
 
@@ -69,8 +71,11 @@ class Translation(ContinuousGroup):
         self._shift_(state, -self._mean(self.pieces[0].view(state)))
         return 0.0
 
-    def imbalance(self, state: State) -> float:
-        return float(self._mean(self.pieces[0].view(state)).double().square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self._mean(self.pieces[0].view(state)))
+
+    def stacked(self, layer: Atom) -> Translation:
+        return dataclasses.replace(self, along=tuple(d + 1 for d in self.along))
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         view = self.pieces[0].view(tangent)

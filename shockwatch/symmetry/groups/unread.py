@@ -62,8 +62,8 @@ class Unread(ContinuousGroup):
         self._shift_(state, -self._take(state))
         return 0.0
 
-    def imbalance(self, state: State) -> float:
-        return float(self._take(state).double().square().mean().sqrt())
+    def imbalance(self, state: State) -> Tensor:
+        return self._by_layer(self._take(state))
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         self._shift_(tangent, coefficients)
