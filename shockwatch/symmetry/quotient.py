@@ -71,7 +71,8 @@ class Quotient:
         """
         plain = {name: tensor.detach() for name, tensor in state.items()}
         with torch.no_grad():
-            counts = {group.name: group.degenerate(plain) for group in self._continuous}
+            continuous = (group for group in self.groups if isinstance(group, ContinuousGroup))
+            counts = {group.name: group.degenerate(plain) for group in continuous}
         return {name: count for name, count in counts.items() if count}
 
     # -- states -------------------------------------------------------------------------------
