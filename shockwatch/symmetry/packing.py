@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ class Packed(dict[str, Tensor]):
     layout: Layout
     stacks: State
     flat: Tensor | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # saved or copied it is a plain dictionary, which loads with weights_only=True
+        return OrderedDict, (), None, None, iter(self.items())
 
     def minus(self, other: Packed) -> Tensor | None:
         """The difference of the trainable parameters as one vector; None where they do not lie alike."""
