@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from shockwatch.alerts import Alert, JsonLines, Severity, Sink, to_logging
 
@@ -14,13 +15,18 @@ _WANDB_LEVELS: dict[Severity, str] = {"info": "INFO", "warning": "WARN", "critic
 
 
 def sinks_of(trainer: Trainer, on_alert: Sink | None) -> dict[str, Sink]:
-    """Python logging, the run folder, every ``WandbLogger``, and the user's own; TensorBoard gets texts apart."""
+    """Python logging, the run folder, every ``WandbLogger`` and ``MLFlowLogger``, and the user's own.
+
+    TensorBoard gets texts apart.
+    """
     sinks: dict[str, Sink] = {"logging": to_logging}
     if (folder := run_folder(trainer)) is not None:
         sinks["JSON lines"] = JsonLines(folder)
     for number, logger in enumerate(trainer.loggers):
         if isinstance(logger, WandbLogger):
             sinks[f"WandbLogger {number}"] = partial(_to_wandb, logger)
+        elif isinstance(logger, MLFlowLogger):
+            sinks[f"MLFlowLogger {number}"] = partial(_to_mlflow, logger)
     if on_alert is not None:
         sinks["on_alert"] = on_alert
     return sinks
@@ -44,4 +50,12 @@ def _to_wandb(logger: WandbLogger, alert: Alert) -> None:
     title = f"shockwatch: {alert.name}"
     logger.experiment.alert(
         title=title, text=f"step {alert.step}: {alert.message}", level=_WANDB_LEVELS[alert.severity]
+    )
+
+
+def _to_mlflow(logger: MLFlowLogger, alert: Alert) -> None:
+    """As a tag of the run: the only text there that needs no artifact store."""
+    name = re.sub(r"[^\w .:-]", "", alert.name, flags=re.ASCII)
+    logger.experiment.set_tag(
+        logger.run_id, f"shockwatch.alert.{alert.step}.{name}", f"{alert.severity}: {alert.message}"
     )

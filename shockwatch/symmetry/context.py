@@ -81,6 +81,11 @@ class Context:
         """Entries ``start : start + length`` of the middle factor of dimension ``dim``."""
         if length == total:
             return value
+        if not length:
+            # no entries, no constraint: what is left of a head whose features are all rotary
+            sizes = list(shape(value))
+            sizes[dim] = 0
+            return unknown(sizes)
         if isinstance(value, Blocks):
             return self._narrow_blocks(value, dim, outer, total, inner, start, length)
         try:

@@ -185,3 +185,16 @@ def test_scaling_made_of_finer_ones_is_counted_once() -> None:
 def vectors64(width: int, classes: int) -> tuple[Tensor, Tensor]:
     x, y = vectors(0, width, classes)
     return x.double(), y
+
+
+def test_an_empty_slice_says_nothing() -> None:
+    """What rotary code leaves of a head whose features are all rotary: ``x[..., size:]``, put back by ``cat``."""
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat((torch.relu(x[..., :7]), x[..., 7:]), dim=-1)
+
+    model = nn.Sequential(nn.Linear(5, 7), Cut(), nn.Linear(7, 8)).double()
+    quotient = infer_symmetries(model, cross_entropy, vectors64(5, 8))
+    assert sum(g.dim for g in quotient.groups if g.kind == "positive scaling") == 7
+    assert quotient.dim_exact == true_redundancy(model, cross_entropy, vectors64(5, 8))
