@@ -147,7 +147,8 @@ def main(root: str | Path = "shockwatch_demo") -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*LeafSpec.*")
     result = run(root)
-    print(f"\n{result.table()}\n\nlook at it:  tensorboard --logdir {result.log_dir}\n")
+    print(f"\n{result.table()}\n\nlook at it:  tensorboard --logdir {result.log_dir}")
+    print("then open    http://localhost:6006/#custom_scalars&_smoothingWeight=0\n")
 
 
 if __name__ == "__main__":

@@ -56,25 +56,40 @@ def open_writer(folder: str) -> Iterator[Writer]:
 
 
 def layout() -> dict[str, dict[str, list[Any]]]:
-    """The custom-scalars charts; tags are regular expressions, as that dashboard wants them."""
+    """The custom-scalars charts, by the question they answer; tags are regular expressions, as that dashboard wants."""
     return {
-        "shockwatch": {
-            "shock proximity (1: within the horizon)": _lines("shock/proximity"),
-            "steps to the transition": _lines("shock/arrival_steps", "shock/arrival_error"),
-            "phase state": _lines("phase/state", "phase/changepoint"),
-            "lowest curvature": _lines("shock/lambda_min"),
-            "highest curvature": _lines("shock/lambda_max"),
-            "edge of stability (2)": _lines("shock/lr_lambda_max"),
-            "speed: quotient against raw": _lines("quotient/speed", "raw/speed"),
-            "norm: quotient against raw": _lines("quotient/norm", "raw/norm"),
-            "motion along orbits": ["Multiline", ["^raw/drift$", "^raw/imbalance/.*"]],
-            "blocks: spectral norm": ["Multiline", ["^block/.*/spectral_norm$"]],
-            "blocks: effective rank": ["Multiline", ["^block/.*/effective_rank$"]],
-            "steepening rate": _lines("shock/rate"),
-            "early warning": _lines("phase/variance", "phase/autocorrelation", "phase/trend"),
-            "cost: share of training time": _lines("shockwatch/overhead"),
-            "queue": _lines("shockwatch/lag_steps", "shockwatch/dropped", "shockwatch/errors"),
-        }
+        "1. Shock clock: is a transition near?": {
+            "proximity (from 1 on: near)": _lines("shock/proximity"),
+            "forecast: steps left (none: ▲)": _lines("shock/arrival_steps"),
+            "± of the forecast (steps)": _lines("shock/arrival_error"),
+        },
+        "2. Stability: curvature of the reduced loss": {
+            "lowest curvature (below 0: unstable)": _lines("shock/lambda_min"),
+            "highest curvature (1 / time)": _lines("shock/lambda_max"),
+            "lr × highest curvature (2: the edge)": _lines("shock/lr_lambda_max"),
+        },
+        "3. Quotient against raw: what moves, and what only seems to": {
+            "speed: quotient, raw (units / time)": _lines("quotient/speed", "raw/speed"),
+            "norm: quotient, raw (units)": _lines("quotient/norm", "raw/norm"),
+            "share of motion that changes nothing": _lines("raw/drift"),
+        },
+        "4. Heads and layers": {
+            "spectral norm of each block": ["Multiline", ["^block/.*/spectral_norm$"]],
+            "directions used by each block": ["Multiline", ["^block/.*/effective_rank$"]],
+            "imbalance of each symmetry (raw)": ["Multiline", ["^raw/imbalance/.*"]],
+        },
+        "5. Phase: 0 smooth, 1 approaching, 2 shock, 3 relaxed, 4 converged, 5 diverging": {
+            "phase": _lines("phase/state"),
+            "change points of the speed": _lines("phase/changepoint"),
+            "early warning: variance, memory, trend": _lines(
+                "phase/variance", "phase/autocorrelation", "phase/trend"
+            ),
+        },
+        "6. Cost of watching": {
+            "share of training time": _lines("shockwatch/overhead"),
+            "steps until results are there": _lines("shockwatch/lag_steps"),
+            "snapshots dropped, errors": _lines("shockwatch/dropped", "shockwatch/errors"),
+        },
     }
 
 
@@ -85,7 +100,7 @@ def escape(text: str) -> str:
 
 def alert_markdown(alert: Alert) -> str:
     """One alert as a short Markdown paragraph."""
-    forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.4g}"
+    forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.0f} steps ahead"
     heading = f"{escape(alert.severity)}: {escape(alert.name)}"
     tag = " ".join(alert.tag.replace("`", "").split())
     return (

@@ -28,8 +28,8 @@ def forecast_picture(forecasts: Sequence[tuple[int, float, float]], event: int) 
         ax.errorbar(
             made, named, yerr=[error for *_, error in forecasts], fmt="o", capsize=3, label="forecast"
         )
-        ax.axhline(event, color="C3", label=f"actual: {event}")
+        ax.axhline(event, color="C3", label=f"it came at step {event}")
         ax.set(xlabel="step at which the forecast was made", ylabel="step of the transition")
         ax.legend(frameon=False)
 
-    return draw("shockwatch/forecast", (6.5, 3.6), 1, paint)
+    return draw("shockwatch/forecast", (5.0, 3.6), 1, paint)

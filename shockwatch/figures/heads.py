@@ -13,6 +13,7 @@ from shockwatch.symmetry import Quotient
 from shockwatch.symmetry.groups import GeneralLinear
 
 _MOST_NAMED = 12
+_DECADE = 10.0
 
 
 def heads_picture(quotient: Quotient, canonical: Mapping[str, torch.Tensor], step: int) -> Picture | None:
@@ -43,7 +44,12 @@ def heads_picture(quotient: Quotient, canonical: Mapping[str, torch.Tensor], ste
         ax.set(
             xlabel="effective rank (directions used)", ylabel="spectral norm", title=f"blocks at step {step}"
         )
-        ax.set_yscale("log")
-        ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        strengths = torch.cat([head["spectral_norm"].flatten().cpu() for _, head in values])
+        if strengths.min() > 0 and strengths.max() > _DECADE * strengths.min():
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(bottom=0.0)
+        ax.set_xlim(left=0.9)
+        ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
-    return draw("shockwatch/heads", (9.0, 4.0), 1, paint)
+    return draw("shockwatch/heads", (5.0, 3.6 + 0.2 * min(len(values), _MOST_NAMED)), 1, paint)

@@ -20,7 +20,7 @@ _TIMES = (0.5, 1.0, 1.5)  # in units of the time at which the shock forms
 def slice_picture(
     loss_slice: LossSlice, viscosity: float, step: int, arrival: float, arrival_error: float
 ) -> Picture:
-    """``shockwatch/slice``: loss against position on the left, coarse-grained slope at three times on the right.
+    """``shockwatch/slice``: loss against position, and below it the coarse-grained slope at three times.
 
     Args:
         loss_slice: the loss along the most unstable direction.
@@ -33,21 +33,21 @@ def slice_picture(
     losses = loss_spline(loss_slice.positions, loss_slice.losses)(positions)
     viscosity = viscosity if math.isfinite(viscosity) and viscosity > 0.0 else 0.0
 
-    def paint(left: Any, right: Any) -> None:
-        left.plot(positions, losses, color="C0")
+    def paint(above: Any, below: Any) -> None:
+        above.plot(positions, losses, color="C0")
         here = loss_slice.losses[len(loss_slice.losses) // 2]
-        left.plot([0.0], [here], "o", color="C3", label=f"step {step}")
-        left.set(xlabel="position along the unstable direction", ylabel="loss")
+        above.plot([0.0], [here], "o", color="C3", label=f"step {step}")
+        above.set(xlabel="position along the unstable direction", ylabel="loss")
         if math.isfinite(arrival):
-            left.set_title(f"transition forecast in {arrival:.0f} ± {arrival_error:.0f} steps", fontsize=10)
-        left.legend(frameon=False)
+            above.set_title(f"transition forecast in {arrival:.0f} ± {arrival_error:.0f} steps", fontsize=10)
+        above.legend(frameon=False)
         shock = first_shock(positions, losses)
         if math.isfinite(shock.time):
             for share in _TIMES:
                 profile = evolve_viscous(positions, losses, share * shock.time, viscosity)
-                right.plot(profile.positions, profile.velocity, label=f"{share:g} × shock time")
-            right.legend(frameon=False)
-            right.set_title(f"shock after training time {shock.time:.3g}", fontsize=10)
-        right.set(xlabel="position", ylabel="slope after coarse-graining")
+                below.plot(profile.positions, profile.velocity, label=f"{share:g} × shock time")
+            below.legend(frameon=False)
+            below.set_title(f"shock after training time {shock.time:.3g}", fontsize=10)
+        below.set(xlabel="position", ylabel="slope after coarse-graining")
 
-    return draw("shockwatch/slice", (9.0, 3.6), 2, paint)
+    return draw("shockwatch/slice", (5.0, 6.4), 2, paint)

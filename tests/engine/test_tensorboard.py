@@ -46,7 +46,7 @@ def test_text_cannot_break_out() -> None:
     text = alert_markdown(ALERT)
     assert "<script>" not in text
     assert "1.5" in text
-    assert "forecast 40" in text
+    assert "forecast 40 steps ahead" in text
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:

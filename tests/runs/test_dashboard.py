@@ -1,22 +1,19 @@
 """TensorBoard in a real browser shows what we write: the charts, an alert, the pictures.
 
-Needs Debian's ``chromium`` and ``chromium-driver``; ``.ci/run`` installs them.
+Needs Debian's ``chromium`` and ``chromium-driver``; ``.ci/run`` installs them. The browser is driven by the script
+that makes the pictures of the README.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
 
+import matplotlib.image
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
+from examples.pictures import CHARTS, MOST_BYTES, chromium, compressed, settled, tensorboard, text_of
 from shockwatch import Alert
 from shockwatch.tensorboard import layout, open_writer, write_layout, write_scalars, write_texts
 
@@ -24,23 +21,6 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="chromium and chromium-driver are missing"
 )
-
-# Text of the page, through every shadow root.
-TEXT = """
-const seen = [];
-(function walk(node) {
-  if (node.shadowRoot) walk(node.shadowRoot);
-  for (const child of node.childNodes) {
-    if (child.nodeType === 3) seen.push(child.textContent); else walk(child);
-  }
-})(document.body);
-return seen.join(' ').replace(/\\s+/g, ' ');
-"""
-
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,1400",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -66,61 +46,34 @@ def board(tmp_path):
             "heading for <b>x</b> *now*",
         )
         write_texts(writer, [alert], [], 120)
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "logs"), "--port", "0"]
-    with open(tmp_path / "out", "w+") as out:
-        server = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=out, stderr=subprocess.STDOUT)
-        try:
-            yield address(tmp_path / "out", server)
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def address(out, server):
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and server.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", out.read_text()):
-            urllib.request.urlopen(found.group(0), timeout=30).close()
-            return found.group(0)
-        time.sleep(0.3)
-    raise TimeoutError(out.read_text())
+    with tensorboard(tmp_path / "logs") as address:
+        yield address
 
 
 @pytest.fixture
 def browser(tmp_path):
-    options = Options()
-    options.binary_location = BROWSER
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(option)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium(tmp_path / "profile") as driver:
         yield driver
-    finally:
-        driver.quit()
-
-
-def shows(browser, url, *texts):
-    """The page's text once it holds all of ``texts``, or after a minute."""
-    browser.get(url)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        seen = browser.execute_script(TEXT)
-        if all(text in seen for text in texts):
-            return seen
-        time.sleep(0.5)
-    return seen
 
 
 @needs_browser
 def test_charts_tags_and_alert_are_seen(board, browser):
-    charts = list(layout()["shockwatch"])
-    seen = shows(browser, f"{board}/#custom_scalars", *charts[:3])
-    for chart in charts:
-        assert chart in seen, chart
-    seen = shows(browser, f"{board}/#timeseries", "shock/proximity")
+    sections = layout()
+    charts = [chart for section in sections.values() for chart in section]
+    seen = text_of(browser, f"{board}/#{CHARTS}", *sections, *charts[:3])
+    for title in (*sections, *charts):
+        assert title in seen, title
+    whole = settled(browser)
+    picture = compressed(whole, 356, 66)
+    assert len(picture) < min(MOST_BYTES, len(whole))
+    cut, uncut = (matplotlib.image.imread(io.BytesIO(p), format="png") for p in (picture, whole))
+    assert cut.shape[:2] == (uncut.shape[0] - 66, uncut.shape[1] - 356)
+    # the orange of the run: a curve is drawn
+    assert ((cut[..., 0] > 0.9) & (cut[..., 1] < 0.6) & (cut[..., 2] < 0.4)).sum() > 100
+    seen = text_of(browser, f"{board}/#timeseries", "shock/proximity")
     assert "shock/proximity" in seen
     assert "quotient/speed" in seen
-    seen = shows(browser, f"{board}/#text", "transition ahead")
+    seen = text_of(browser, f"{board}/#text", "transition ahead")
     assert "transition ahead" in seen
     # what an alert says is text, not markup
     assert "heading for <b>x</b> *now*" in seen
