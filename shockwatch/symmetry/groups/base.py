@@ -28,7 +28,8 @@ class SymmetryGroup(ABC):
         evidence: why the graph allows it.
         approximate: an eps in a norm keeps the invariance from being exact.
         residual: measured relative change of the loss under a random element, float64; NaN before it is measured.
-        layers: number of equal layers it stands for, the first axis of what it acts on (see :mod:`shockwatch.symmetry.stacking`).
+        layers: number of equal layers it stands for, the first axis of what it acts on; see
+            :mod:`shockwatch.symmetry.stacking`.
     """
 
     kind: ClassVar[str]
