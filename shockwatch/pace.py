@@ -40,11 +40,25 @@ class Pace:
 
         ``a = rate * growth``, ``b = momentum``. The quotient is ``log(z) / (growth * time_per_step)``.
         """
-        a, b = self.rate * growth, self.momentum
-        # both as x^2 + (1 - b - p) x - q = 0 in x = z - 1 >= 0, which loses no digits where the growth is slow
-        p, q = ((1.0 + b) * a, a) if self.nesterov else (a, a)
-        half = 0.5 * (1.0 - b - p)
-        root = np.sqrt(half**2 + q)
-        x = np.where(half > 0.0, q / (root + np.abs(half)), root - half)
-        lag: Array = np.log1p(x) / (growth * self.time_per_step)
+        lag: Array = np.log1p(self._root(growth)) / (growth * self.time_per_step)
         return lag
+
+    def delay(self, growth: Array) -> Array:
+        """Steps by which the growth of the iteration trails one that changes slowly, same shape.
+
+        Half a step, as a step is taken with the growth at its beginning, and what momentum remembers: the ratio
+        ``z_n`` of successive steps answers to ``z_(n-1)`` with ``w = b / z^2`` (Nesterov: ``b (1 + a) / z^2``), which
+        is a delay of ``w / (1 - w)`` steps.
+        """
+        ahead = 1.0 + self.rate * growth if self.nesterov else np.ones_like(growth)
+        memory = self.momentum * ahead / (1.0 + self._root(growth)) ** 2
+        delay: Array = 0.5 + memory / (1.0 - memory)
+        return delay
+
+    def _root(self, growth: Array) -> Array:
+        """``z - 1`` of `lag`, from ``x^2 + (1 - b - p) x - a = 0``: no digits are lost where the growth is slow."""
+        a, b = self.rate * growth, self.momentum
+        half = 0.5 * (1.0 - b - ((1.0 + b) * a if self.nesterov else a))
+        root = np.sqrt(half**2 + a)
+        x: Array = np.where(half > 0.0, a / (root + np.abs(half)), root - half)
+        return x

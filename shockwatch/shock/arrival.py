@@ -24,8 +24,15 @@ _NO_SPAN, _FULL_SPAN = (
     0.15,
 )  # time watched over time forecast: a countdown is verified only as far as seen
 _JUMP = 0.5  # a forecast that moves by more than this share of itself, beyond the time passed, is a new one
+_SOON = 2.0  # probes: an arrival that came due and is now as near as this again recedes
 _FEW = 0.5  # evidence of a trend between two probes, that leaves no residual to judge it by
 _NO_SHARE, _FULL_SHARE = 0.1, 0.5  # share of the gradient that speaks for a mode seen only once
+_NO_GROWTH, _FULL_GROWTH = (
+    0.75,
+    1.25,
+)  # e-foldings that a mode had ahead of it: with less it is a slope, no plateau
+_STEP = 0.5  # steps: events fall on whole ones
+_DELAYED = 0.1  # steps per step of delay: the delay shortens the way by half of itself, known to a fifth
 _LEAST = 0.05  # below this evidence a forecast is not given
 
 
@@ -51,8 +58,8 @@ class Forecast:
 
     Attributes:
         remaining: NaN where there is none to forecast.
-        error: half width of an 80 % interval, in training time; NaN with ``remaining``. Measured, not fitted: see
-            ``examples/benchmarks/forecast.py``.
+        error: half width of an 80 % interval, in training time; NaN with ``remaining``. How often it covers is
+            measured by ``examples/benchmarks/forecast``.
         evidence: in [0, 1]; how far an alert may rest on it.
         reason: one plain sentence where ``remaining`` is NaN or rests on little, else empty.
     """
@@ -69,6 +76,18 @@ def _none(reason: str) -> Forecast:
 
 def _ramp(value: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _hypot(*parts: float) -> float:
+    return math.sqrt(sum(part**2 for part in parts))
+
+
+def _resolution(probe: Probe, pace: Pace | None) -> float:
+    """Training time that the discrete steps of the optimiser leave open."""
+    if pace is None:
+        return 0.0
+    delay = float(pace.delay(np.array([-probe.curvature]))[0])
+    return pace.time_per_step * _hypot(_STEP, _DELAYED * delay)
 
 
 def arrival_drift(sightings: Sequence[Sighting]) -> tuple[float, float, float]:
@@ -100,8 +119,9 @@ class ArrivalForecaster:
     grows (a ReLU network after its transition) every forecast says "soon" and the arrival recedes for ever.
     So the forecast is trusted as far as (i) the arrival it names stays put while time passes, (ii) the
     unstable part of the gradient, by linear response, leads ``|g|^2`` by then, (iii) the slice goes down by a
-    visible share of the loss, and (iv) at its steepest it descends about as fast as the run does now, or the
-    run would not feel it. A receding arrival replaces the rule ``T' = -ln(1 - gamma T) / gamma``:
+    visible share of the loss, (iv) at its steepest it descends about as fast as the run does now, or the
+    run would not feel it, and (v) the mode had more than an e-folding of growth ahead when it was first seen, or
+    there is a slope and no plateau to wait on. A receding arrival replaces the rule ``T' = -ln(1 - gamma T) / gamma``:
     both extrapolate the same relaxation, but the arrival is the integral of what ``lambda_min`` and the
     share do, and so far less noisy than their slopes.
     """
@@ -109,6 +129,8 @@ class ArrivalForecaster:
     def __init__(self) -> None:
         self._sightings: list[Sighting] = []
         self._probes = 0
+        self._overdue = False
+        self._growth = 0.0  # most e-foldings the mode that is on its way had ahead of it
 
     def update(self, probe: Probe, *, step: int, training_time: float, pace: Pace | None = None) -> Forecast:
         """Forecast from a new probe, in training time; ``pace`` is that of the optimiser, None: the gradient flow."""
@@ -145,16 +167,24 @@ class ArrivalForecaster:
         if weight <= _LEAST:
             return _none(reason)
         self._remember(Sighting(step, training_time, remaining, probe.curvature, probe.share))
-        return self._judge(remaining, math.prod(w for w, _ in weights), probe)
+        weight = _ramp(self._growth, _NO_GROWTH, _FULL_GROWTH)
+        if weight <= _LEAST:
+            return _none("the unstable mode has no e-folding of growth ahead of it: a slope, not a plateau")
+        known = _hypot(remaining * probe.residual_min / probe.lambda_min, _resolution(probe, pace))
+        return self._judge(remaining, weight * math.prod(w for w, _ in weights), probe, known)
 
     def _remember(self, new: Sighting) -> None:
+        self._overdue = False
         if self._sightings:
             last = self._sightings[-1]
             passed = new.training_time - last.training_time
             due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
             jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
             if passed <= 0.0 or due or jumped:  # about another mode (or about nothing): start again
+                self._overdue = due and new.remaining <= _SOON * passed
                 self._sightings = []
+        ahead = -new.curvature * new.remaining
+        self._growth = max(self._growth, ahead) if self._sightings else ahead
         # what was seen longer ago than the transition is ahead says little about it
         recent = [s for s in self._sightings[:-2] if new.training_time - s.training_time <= new.remaining]
         self._sightings = [*recent, *self._sightings[-2:], new][-_MEMORY:]
@@ -164,14 +194,19 @@ class ArrivalForecaster:
         measure = probe.gradient_measure
         return measure.response(time, below=0.0) / measure.response(time) if measure is not None else 0.0
 
-    def _judge(self, remaining: float, evidence: float, probe: Probe) -> Forecast:
-        if self._probes == 1:
-            return Forecast(remaining, remaining, 0.0, "one probe so far: no trend to judge the forecast by")
+    def _judge(self, remaining: float, evidence: float, probe: Probe, known: float) -> Forecast:
+        """The forecast; ``known`` is the part of its error that needs no past."""
+        settling = min(remaining, -1.0 / probe.curvature)
+        if self._overdue:
+            return _none("the arrival came due at the last probe, and is said to be soon once more")
         if len(self._sightings) < 2:
             evidence *= _FEW * _ramp(probe.share, _NO_SHARE, _FULL_SHARE)
             if evidence <= _LEAST:
                 return _none("a new unstable direction: one probe is not enough to forecast by")
-            return Forecast(remaining, 0.5 * remaining, evidence, "a new unstable direction, seen once")
+            error = _hypot(_BROKEN * settling, known)
+            if self._probes == 1:
+                return Forecast(remaining, error, 0.0, "one probe so far: no trend to judge the forecast by")
+            return Forecast(remaining, error, evidence, "a new unstable direction, seen once")
         drift, drift_error, scatter = arrival_drift(self._sightings)
         if drift >= _BROKEN:
             return _none("the arrival recedes as time passes: the curvature relaxes before the mode leads")
@@ -185,18 +220,18 @@ class ArrivalForecaster:
         trust *= 1.0 if watched >= remaining else _ramp(watched / remaining, _NO_SPAN, _FULL_SPAN)
         if evidence * trust <= _LEAST:
             return _none("the predicted arrival has not held still for long enough to trust it")
-        error = math.sqrt(
-            scatter**2
-            + (remaining * max(abs(drift), drift_error)) ** 2
-            + (remaining * probe.residual_min / probe.lambda_min) ** 2
-        )
+        error = _hypot(scatter, settling * max(abs(drift), drift_error), known)
         return Forecast(
             remaining, error, evidence * trust, "" if trust >= 0.5 else "the predicted arrival still moves"
         )
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers, for a checkpoint."""
-        return {"probes": self._probes, "sightings": [asdict(s) for s in self._sightings]}
+        return {
+            "probes": self._probes,
+            "sightings": [asdict(s) for s in self._sightings],
+            "growth": self._growth,
+        }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` gave.
@@ -208,3 +243,7 @@ class ArrivalForecaster:
         if not isinstance(probes, int) or not isinstance(sightings, list):
             raise ValueError(f"state={dict(state)!r}: needs an integer 'probes' and a list 'sightings'")
         self._probes, self._sightings = probes, [Sighting(**entry) for entry in sightings]
+        growth = state.get("growth")
+        # the first releases kept none: what the sightings themselves tell
+        known = max((-s.curvature * s.remaining for s in self._sightings), default=0.0)
+        self._growth = float(growth) if isinstance(growth, float) else known

@@ -125,7 +125,8 @@ def time_to_steepest(loss_slice: LossSlice, pace: Pace | None = None) -> tuple[f
     """Training time that ``ds/dt = -dL/ds`` takes from 0 to the steepest point, and that point.
 
     With ``pace`` it is the time the optimiser takes, which lags behind the flow where the mode grows fast: with
-    ``x = log(s + s0)`` the flow has ``dx/dt = r(s)``, and the optimiser ``r(s)`` times `Pace.lag`.
+    ``x = log(s + s0)`` the flow has ``dx/dt = r``, and the optimiser ``rho = r lag(r)``; as its growth trails a
+    changing one by ``delay(r)`` steps, ``t = int dx / rho + int delay(r) time_per_step d log(rho)``.
 
     ``(nan, nan)`` where the slope is zero at the start, no steepest point is bracketed, or the descent stops
     before it. Source: theory.md 5, arrival forecast.
@@ -143,7 +144,11 @@ def time_to_steepest(loss_slice: LossSlice, pace: Pace | None = None) -> tuple[f
     peak = int(descent.argmax())
     if peak in (0, len(s) - 1) or bool((descent[: peak + 1] <= 0.0).any()):
         return missing
-    integrand = (s[: peak + 1] + origin) / descent[: peak + 1]
-    if pace is not None:
-        integrand /= pace.lag(1.0 / integrand)
-    return float(trapezoid(integrand, x[: peak + 1])), float(s[peak])
+    growth = descent[: peak + 1] / (s[: peak + 1] + origin)
+    place = float(s[peak])
+    if pace is None:
+        return float(trapezoid(1.0 / growth, x[: peak + 1])), place
+    followed = growth * pace.lag(growth)
+    time = float(trapezoid(1.0 / followed, x[: peak + 1]))
+    time += pace.time_per_step * float(trapezoid(pace.delay(growth), np.log(followed)))
+    return (time, place) if time > 0.0 else missing

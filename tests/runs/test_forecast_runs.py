@@ -19,7 +19,7 @@ def test_a_stage_is_passed_where_its_progress_passes_one() -> None:
         "", 0, 1.0, 4, 1, progress=[[0.0, 1.5, 0.0], [1.1, 1.6, 0.2], [1.2, 1.7, 0.9], [1.3, 1.8, 1.0]]
     )
     assert run.events == [1]  # the second was passed from the start, the third not yet
-    assert not run.complete
+    assert run.over == math.inf
 
 
 def test_a_peak_of_the_gradient_with_a_fall_of_the_loss_is_an_event() -> None:
@@ -38,7 +38,7 @@ def test_one_run_whole() -> None:
     run = record(replace(setting, every=50))
     verdict = judge(run)
     assert len(verdict.events) == 4
-    assert verdict.complete
+    assert verdict.over == verdict.events[-1]
     left, forecast = verdict.halves[-1][:2]
     assert forecast == pytest.approx(left, rel=0.05)
     assert [math.isnan(row[2]) and row[1] < 0.5 for row in verdict.after].count(False) == 0
@@ -50,7 +50,7 @@ def test_one_run_whole() -> None:
 
 
 def test_an_error_of_ten_per_cent_reads_ten_per_cent() -> None:
-    verdict = Verdict("some", 1, 1.0, [100], True)
+    verdict = Verdict("some", 1, 1.0, [100], 100.0)
     verdict.halves = [[50.0, 55.0, math.nan, 100.0, 50.0]]
     verdict.ahead = [[50.0, 55.0, 4.0, 1.0], [40.0, 41.0, 2.0, 1.0]]
     verdict.after = [[10.0, 0.7, 300.0, 1.0, 1.0, 1.0], [20.0, 0.0, math.nan, math.nan, 1.0, 1.0]]

@@ -24,14 +24,15 @@ class Verdict:
     Attributes:
         halves: for each event, at half of its plateau: steps left, then the steps each forecaster gave.
         ahead: of every forecast of ours made at least one probe ahead: steps left, forecast, half width, evidence.
-        after: of every probe after the last event: steps since then, proximity, then the steps each gave.
+        over: step after which nothing comes.
+        after: of every probe from there on: steps since then, proximity, then the steps each gave.
     """
 
     family: str
     seed: int
     start: float
     events: list[int]
-    complete: bool
+    over: float
     halves: list[list[float]] = field(default_factory=list)
     ahead: list[list[float]] = field(default_factory=list)
     after: list[list[float]] = field(default_factory=list)
@@ -61,14 +62,13 @@ def _numbers(value: object) -> object:
 def judge(run: Record) -> Verdict:
     """Replay the probes of a run through the forecasters."""
     ours = _ours(run)
-    events = run.events
-    last = max(events, default=0)
-    verdict = Verdict(run.family, run.seed, run.start, events, run.complete)
+    events, over = run.events, run.over
+    verdict = Verdict(run.family, run.seed, run.start, events, over)
     given = [[arrival, *baselines(run, i)] for i, (arrival, _, _, _) in enumerate(ours)]
     for seen, guesses, (arrival, error, proximity, evidence) in zip(run.seen, given, ours, strict=True):
         left = min((e - seen.step for e in events if e > seen.step), default=None)
-        if left is None and run.complete:
-            verdict.after.append([seen.step - last, proximity, *guesses])
+        if seen.step >= over:
+            verdict.after.append([seen.step - over, proximity, *guesses])
         elif left is not None and left >= run.every and math.isfinite(arrival):
             verdict.ahead.append([left, arrival, error, evidence])
     for begin, event in zip([0, *events], events, strict=False):

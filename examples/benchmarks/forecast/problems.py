@@ -24,6 +24,7 @@ class Problem:
     Attributes:
         progress: what is learned of each stage over what its steepest point takes, where theory knows it: a stage is
             passed when its entry passes 1.
+        exact: whether it is steepest there, or only begun for certain.
     """
 
     model: nn.Module
@@ -31,6 +32,7 @@ class Problem:
     data: Batch
     batch_size: int | None = None
     progress: Callable[[nn.Module], Tensor] | None = None
+    exact: bool = True
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -98,13 +100,27 @@ def staged_student(seed: int) -> Problem:
     return Problem(Student(8, 20, 0.01, random), squared_mean, (inputs, targets))
 
 
-def completion(seed: int) -> Problem:
-    """A rank-3 matrix of 12 by 12 from 70 % of its entries, by factors of rank 4 from a small start."""
-    random = _generator(seed)
-    left, right = (torch.linalg.qr(torch.randn(12, 3, generator=random)).Q for _ in range(2))
-    matrix = left @ torch.diag(torch.tensor([6.0, 3.0, 1.5])) @ right.T
-    mask = (torch.rand(12, 12, generator=random) < 0.7).float()
-    return Problem(Factors(12, 4, 0.01, random), observed, (mask, matrix))
+def factorisation(observed_share: float) -> Callable[[int], Problem]:
+    """A rank-3 matrix of 12 by 12 by factors of rank 4 from a small start, from all or some of its entries.
+
+    A stage is steepest at a third of its singular value, as for two linear layers; with entries missing only about so.
+    """
+
+    def make(seed: int) -> Problem:
+        random = _generator(seed)
+        left, right = (torch.linalg.qr(torch.randn(12, 3, generator=random)).Q for _ in range(2))
+        values = torch.tensor([6.0, 3.0, 1.5])
+        mask = (torch.rand(12, 12, generator=random) < observed_share).float()
+
+        def progress(model: nn.Module) -> Tensor:
+            product = left.double().T @ model(mask.double()) @ right.double()
+            return product.diagonal() / (values / 3.0)
+
+        data = (mask, left @ torch.diag(values) @ right.T)
+        exact = observed_share == 1.0
+        return Problem(Factors(12, 4, 0.01, random), observed, data, progress=progress, exact=exact)
+
+    return make
 
 
 def induction(seed: int) -> Problem:

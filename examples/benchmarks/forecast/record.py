@@ -47,6 +47,7 @@ class Record:
     start: float
     steps: int
     every: int
+    exact: bool = True
     seen: list[Seen] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     gradients: list[float] = field(default_factory=list)
@@ -56,14 +57,13 @@ class Record:
     def events(self) -> list[int]:
         """Steps at which a transition is at its steepest, by the outcome alone.
 
-        Where theory knows the stages (deep linear networks): the first step at which each has passed its steepest
-        point. Elsewhere: a peak of the full-batch gradient norm, smoothed over a quarter of the spacing of the probes,
-        that stands out of its surroundings by a factor of 1.2 and between whose feet the loss falls by 0.5 % of its
-        first value.
+        Where theory knows the stages exactly (deep linear networks, factorisation): the first step at which each has
+        passed its steepest point. Elsewhere: a peak of the full-batch gradient norm, smoothed over a quarter of the
+        spacing of the probes, that stands out of its surroundings by a factor of 1.2 and between whose feet the loss
+        falls by 0.5 % of its first value.
         """
-        if self.progress:
-            passed = np.array(self.progress) > 1.0
-            return sorted(int(column.argmax()) for column in passed.T if column.any() and not column[0])
+        if self.progress and self.exact:
+            return self._stages
         logs = gaussian_filter1d(np.log(np.array(self.gradients) + 1e-12), self.every / 4)
         # a run that begins on a slope has no peak there; one that ends on one has none either
         peaks, found = find_peaks(logs, prominence=_PROMINENCE)
@@ -72,9 +72,16 @@ class Record:
         return [int(p) for p, f in zip(peaks, fall, strict=True) if f > _DROP * losses[0]]
 
     @property
-    def complete(self) -> bool:
-        """Whether nothing is known to come after the last event."""
-        return not self.progress or bool((np.array(self.progress[-1]) > 1.0).all())
+    def over(self) -> float:
+        """Step after which nothing comes; infinite where a known stage has not been passed at the end."""
+        if self.progress and not (np.array(self.progress[-1]) > 1.0).all():
+            return math.inf
+        return max([0, *self.events, *self._stages])
+
+    @property
+    def _stages(self) -> list[int]:
+        passed = np.array(self.progress).T > 1.0
+        return sorted(int(column.argmax()) for column in passed if column.any() and not column[0])
 
 
 class _Eye:
@@ -109,7 +116,9 @@ def record(setting: Setting) -> Record:
     problem = setting.make(setting.seed)
     model = problem.model.double()
     data = tuple(t.double() if t.is_floating_point() else t for t in problem.data)
-    problem = Problem(model, problem.loss, (data[0], data[1]), problem.batch_size, problem.progress)
+    problem = Problem(
+        model, problem.loss, (data[0], data[1]), problem.batch_size, problem.progress, problem.exact
+    )
     parameters = list(model.parameters())
     optimizer = setting.optimizer(parameters)
     clock = TrainingClock()
@@ -118,6 +127,7 @@ def record(setting: Setting) -> Record:
     first_rate = optimizer.param_groups[0]["lr"]
     random = torch.Generator().manual_seed(1_000 + setting.seed)
     outcome = Record(setting.family, setting.seed, setting.start, setting.steps, setting.every)
+    outcome.exact = problem.exact
     for step in range(round(_BEYOND * setting.steps) + 1):
         fraction = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / setting.steps)))
         optimizer.param_groups[0]["lr"] = first_rate * (setting.decay + (1.0 - setting.decay) * fraction)
