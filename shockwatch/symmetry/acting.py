@@ -11,6 +11,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.balancing import balance_, components
 from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Permutation, Rotation, SymmetryGroup
 from shockwatch.symmetry.packing import Layout, Packed
+from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.stacking import Stacking
 
 _REFINEMENTS = 3  # rounds of coordinate descent where a stream and what reads it turn together
@@ -44,6 +45,13 @@ class Acting:
         # Streams first, then signs, then heads: each is found from rows whose columns are already right.
         framed = [g for g, _ in stacking.groups if g.has_frame]
         self._framed = sorted(framed, key=lambda g: isinstance(g, GeneralLinear) - isinstance(g, Rotation))
+        self._settled: list[list[Piece]] = []
+        for k, group in enumerate(self._framed):
+            later = {label for other in self._framed[k + 1 :] for label in other.shared}
+            self._settled.append([p for p in group.pieces if p.label not in later])
+        linear = [g.shared for g in framed if isinstance(g, GeneralLinear)]
+        chained = len(linear) > 1 and len(frozenset().union(*linear)) < sum(map(len, linear))
+        self._coupled = chained or any(isinstance(g, Rotation) for g in framed)
         self._rotations = [g for g, _ in stacking.groups if isinstance(g, Rotation)]
 
     def balance_(self, state: Packed) -> None:
@@ -57,13 +65,16 @@ class Acting:
         self.refine_(state.stacks, reference.stacks)
 
     def pair_(self, state: State, reference: State) -> None:
-        """Every group once."""
-        for group in self._framed:
-            group.align_(state, reference)
+        """Every group once; a linear one in the pieces that no later one turns, where there are any."""
+        for group, settled in zip(self._framed, self._settled, strict=True):
+            if isinstance(group, GeneralLinear) and settled:
+                group.turn_(state, reference, settled)
+            else:
+                group.align_(state, reference)
 
     def refine_(self, state: State, reference: State) -> None:
         """A stream and what reads it turn together: coordinate descent from a point where units are in order."""
-        for _ in range(_REFINEMENTS if self._rotations else 0):
+        for _ in range(_REFINEMENTS if self._coupled else 0):
             for rotation in self._rotations:
                 rotation.refine_(state, reference)
             for group in self._framed[len(self._rotations) :]:

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.anderson import Anderson
-from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
+from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, ScalingGroup
 from shockwatch.symmetry.tables import ScalingTables
 
 _MOST_SWEEPS = 1000
+_ROUNDING = 1e4
+_PATIENCE = 4
+_STEADY = 0.1  # a rate of convergence counts as known when it changes by less than this share of its distance from one
 
 
 def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]:
@@ -29,9 +32,10 @@ def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]
     return [sorted(members, key=lambda g: place[id(g)]) for _, members in sets]
 
 
-def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
-    """Move ``state`` in place to the canonical form of all ``groups`` of one component.
+def balance_(groups: Sequence[ContinuousGroup], state: State) -> int:
+    """Move ``state`` in place to the canonical form of all ``groups`` of one component; returns the number of sweeps.
 
+    Over tensors or over tables, whichever were more.
     Groups whose form the others keep come first and once, all scalings together on their reduced tables; only where
     something else shares a piece with them do closed forms alternate over the tensors themselves.
     """
@@ -43,25 +47,61 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> None:
         group.canonicalize_(state)
     tolerance = _tolerance(groups, state)
     if not others:
-        if scalings:
-            scale_(scalings, state, balancing_logs(living_tables_(scalings, state), tolerance))
-        return
-    alone = len(others) == 1 and not scalings
-    memory = Anderson()
-    point = ScalingTables(scalings, state).zeros() if scalings else torch.zeros(0)
-    for _ in range(1 if alone else _MOST_SWEEPS):
-        moved = max(group.canonicalize_(state) for group in others)
         if not scalings:
-            if moved < tolerance:
-                break
-            continue
+            return 0
+        logs, sweeps = balancing_logs(living_tables_(scalings, state), tolerance)
+        scale_(scalings, state, logs)
+        return sweeps
+    if not scalings:
+        return _alternate_(others, state, tolerance)
+    memory = Anderson()
+    point = ScalingTables(scalings, state).zeros()
+    progress, most = _Progress(tolerance), 0
+    for _ in range(_MOST_SWEEPS):
+        moved = max(group.canonicalize_(state) for group in others)
         # The others follow from the scales alone, so the sweep is a map of the scales.
-        change = balancing_logs(living_tables_(scalings, state), tolerance)
-        if max(moved, float(change.abs().max())) < tolerance:
+        change, inner = balancing_logs(living_tables_(scalings, state), tolerance)
+        most = max(most, inner)
+        if progress.done(max(moved, float(change.abs().max()))):
             break
         following = memory.next(point, point + change)
         scale_(scalings, state, following - point)
         point = following
+    return max(most, progress.sweeps)
+
+
+class _Progress:
+    """When to stop: at the tolerance, or where rounding keeps moving ill-conditioned weights by a little more."""
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance, self._least, self._since = tolerance, math.inf, 0
+        self.sweeps = 0
+
+    def done(self, moved: float) -> bool:
+        self.sweeps += 1
+        self._least, self._since = (moved, 0) if moved < self._least else (self._least, self._since + 1)
+        stalled = self._least < _ROUNDING * self._tolerance and self._since >= _PATIENCE
+        return moved < self._tolerance or stalled
+
+
+def _alternate_(groups: Sequence[ContinuousGroup], state: State, tolerance: float) -> int:
+    """Closed forms one after the other, over-relaxed once their rate is known (Young 1954)."""
+    if len(groups) == 1:
+        groups[0].canonicalize_(state)
+        return 1
+    power, rate, before = 1.0, math.inf, math.inf
+    progress = _Progress(tolerance)
+    for _ in range(_MOST_SWEEPS):
+        moved = max(
+            g.relax_(state, power) if isinstance(g, GeneralLinear) else g.canonicalize_(state) for g in groups
+        )
+        if progress.done(moved):
+            break
+        last, rate = rate, moved / before
+        if power == 1.0 and abs(rate - last) < _STEADY * (1 - rate):
+            power = 2.0 / (1.0 + math.sqrt(1.0 - rate))
+        before = moved
+    return progress.sweeps
 
 
 def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTables:
@@ -74,16 +114,19 @@ def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTable
             return tables
 
 
-def balancing_logs(tables: ScalingTables, tolerance: float) -> Tensor:
-    """Logarithms of the scales, all units of all groups, that bring the tables' state to its canonical form."""
-    memory = Anderson()
+def balancing_logs(tables: ScalingTables, tolerance: float) -> tuple[Tensor, int]:
+    """Logarithms of the scales, all units of all groups, that bring the tables' state to its canonical form.
+
+    With the number of sweeps over the tables.
+    """
+    memory, progress = Anderson(), _Progress(tolerance)
     point = tables.zeros()
     for _ in range(_MOST_SWEEPS):
         image = tables.sweep(point)
-        if len(tables.groups) == 1 or float((image - point).abs().max()) < tolerance:
-            return image
+        if len(tables.groups) == 1 or progress.done(float((image - point).abs().max())):
+            break
         point = memory.next(point, image)
-    return point
+    return image, progress.sweeps
 
 
 def scale_(groups: Sequence[ScalingGroup], state: State, logs: Tensor) -> None:

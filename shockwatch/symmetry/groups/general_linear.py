@@ -20,6 +20,8 @@ from shockwatch.symmetry.pieces import Piece
 
 # Below this ratio of eigenvalues of a Gram matrix (in float64) a block counts as rank-deficient.
 _RANK_TOLERANCE = 1e-13
+# Projectors nearer than this are those of one space.
+_SAME_SPACE = 1e-6
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -101,12 +103,14 @@ class GeneralLinear(ContinuousGroup):
         inverse = (left @ (right / sizes)).to(device)
         self._act_(state, matrix, inverse)
 
-    def _balance(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The balancing matrix and its inverse (both symmetric positive), the logarithms of its eigenvalues, and which
-        blocks have them: the others get the identity.
+    def _balance(self, p: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvectors of the balancing matrix of two Gram matrices, logarithms of its eigenvalues, and which blocks
+        have one: the others get the identity.
         """
-        p, n = self._gram(state, 1.0), self._gram(state, -1.0)
-        healthy = (_conditioned(p) & _conditioned(n))[:, None, None]
+        good = _conditioned(p) & _conditioned(n)
+        if not bool(good.all()):
+            p, n, good = _filled(p, n, good)
+        healthy = good[:, None, None]
         eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
         lower, info = torch.linalg.cholesky_ex(torch.where(healthy, p, eye))
         healthy = healthy & (info == 0)[:, None, None]
@@ -117,9 +121,7 @@ class GeneralLinear(ContinuousGroup):
         square = torch.linalg.solve_triangular(lower, half, upper=False, left=False)
         values, vectors = torch.linalg.eigh((square + square.transpose(-2, -1)) / 2)
         logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
-        matrix = (vectors * torch.exp(logs)[:, None, :]) @ vectors.transpose(-2, -1)
-        inverse = (vectors * torch.exp(-logs)[:, None, :]) @ vectors.transpose(-2, -1)
-        return matrix, inverse, logs, healthy[:, 0, 0]
+        return vectors, logs, healthy[:, 0, 0]
 
     def canonicalize_(self, state: State) -> float:
         moved = 0.0
@@ -127,13 +129,29 @@ class GeneralLinear(ContinuousGroup):
         tolerance = 1e-12 if wide else 1e-6
         # A second pass removes what an ill-conditioned first one leaves.
         for _ in range(3):
-            matrix, inverse, logs, healthy = self._balance(state)
-            self._act_(state, matrix, inverse)
-            move = float(logs.abs().max())
+            move = self.relax_(state)
             moved = max(moved, move)
             if move < tolerance:
                 break
-        return moved if bool(healthy.all()) else max(moved, self._to_limit_(state, ~healthy))
+        return moved
+
+    def relax_(self, state: State, power: float = 1.0) -> float:
+        """One step to the balance, or beyond: the balancing matrix to a ``power``. Returns the relative change.
+
+        Changes are of the weights, not of logarithms: small singular values of weights in single precision are noise.
+        """
+        grams = self._gram(state, 1.0), self._gram(state, -1.0)
+        vectors, logs, healthy = self._balance(*grams)
+        logs = power * logs
+        self._act_(state, *((vectors * torch.exp(s * logs)[:, None, :]) @ vectors.mT for s in (1.0, -1.0)))
+        moved = [torch.expm1(s * logs) for s in (1.0, -1.0)]
+        change = max(
+            float(
+                (((gram @ vectors) * vectors).sum(-2) * step.square()).sum(-1).div(_trace(gram)).max().sqrt()
+            )
+            for gram, step in zip(grams, moved, strict=True)
+        )
+        return change if bool(healthy.all()) else max(change, self._to_limit_(state, ~healthy))
 
     def _to_limit_(self, state: State, blocks: Tensor) -> float:
         """Move ``blocks`` to the balanced point in the closure of their orbit; returns the relative change."""
@@ -164,7 +182,8 @@ class GeneralLinear(ContinuousGroup):
         return int((~(full[0] & full[1])).sum())
 
     def imbalance(self, state: State) -> Tensor:
-        return self._by_layer(self._balance(state)[2])
+        grams = self._gram(state, 1.0), self._gram(state, -1.0)
+        return self._by_layer(self._balance(*grams)[1])
 
     def stacked(self, layer: Atom) -> GeneralLinear:
         return dataclasses.replace(self, batch=(layer, *self.batch))
@@ -175,10 +194,15 @@ class GeneralLinear(ContinuousGroup):
         self._rotate_(state, overlap)
 
     def align_(self, state: State, reference: State) -> None:
+        self.turn_(state, reference, self.pieces)
+
+    def turn_(self, state: State, reference: State, pieces: Sequence[Piece]) -> None:
+        """Nearest to ``reference`` in ``pieces`` alone."""
         overlap = sum(
             (
-                self._stack(reference, sign).double() @ self._stack(state, sign).double().transpose(-2, -1)
-                for sign in (1.0, -1.0)
+                as_matrices(p, p.view(reference), self.batch, self._row).double()
+                @ as_matrices(p, p.view(state), self.batch, self._row).double().mT
+                for p in pieces
             ),
             torch.zeros((), dtype=torch.float64),
         )
@@ -267,6 +291,27 @@ def _powers(matrix: Tensor, power: float) -> Tensor:
     safe = values.clamp_min(torch.finfo(torch.float64).tiny)
     powered = torch.where(values > floor, safe**power, torch.zeros_like(values))
     result: Tensor = (vectors * powered[..., None, :]) @ vectors.transpose(-2, -1)
+    return result
+
+
+def _filled(p: Tensor, n: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gram matrices made regular where both span the same space, and which are regular then."""
+    bad = ~good & torch.isfinite(p).all(-1).all(-1) & torch.isfinite(n).all(-1).all(-1)
+    spaces = []
+    for gram in (p[bad], n[bad]):
+        values, vectors = torch.linalg.eigh(gram)
+        null = vectors * (values <= _RANK_TOLERANCE * values[:, -1:])[:, None, :]
+        spaces.append(null @ null.mT)
+    same = (spaces[0] - spaces[1]).norm(dim=(-2, -1)) < _SAME_SPACE
+    size = (_trace(p[bad]) * _trace(n[bad])).sqrt()
+    fill = torch.where(same & (size > _TINY), size, same.double())[:, None, None] * spaces[0]
+    p, n, good = p.clone(), n.clone(), good.clone()
+    p[bad], n[bad], good[bad] = p[bad] + fill, n[bad] + fill, same
+    return p, n, good
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    result: Tensor = matrices.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(_TINY)
     return result
 
 
