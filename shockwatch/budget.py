@@ -1,7 +1,8 @@
-"""When a snapshot is also a probe: the expensive look at the curvature."""
+"""When a snapshot is taken, and when it is also a probe: the expensive look at the curvature."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from shockwatch.errors import require_float
@@ -14,6 +15,12 @@ NEAR_PROXIMITY = 0.5
 
 NEAR_FACTOR = 4.0
 """How many times the budget may be spent while a shock is near."""
+
+LEAST_SECONDS = 10.0
+"""Until so much of the run has passed, what it allows may be spent: a short run sees something, too."""
+
+PLAIN_SHARE = 0.5
+"""Share of the budget that plain snapshots may take where probes are spaced to fit the rest."""
 
 
 def require_probe(name: str, value: object) -> Probe:
@@ -33,12 +40,57 @@ def require_probe(name: str, value: object) -> Probe:
     )
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What one more snapshot or probe would bring the cost to.
+
+    Attributes:
+        seconds: spent so far, and expected for this one.
+        elapsed: seconds of training so far.
+        proximity: last known ``shock/proximity``.
+    """
+
+    seconds: float
+    elapsed: float
+    proximity: float = 0.0
+
+    def within(self, share: float) -> bool:
+        """Whether it stays within ``share`` of the elapsed time, or of ten seconds, whatever is longer; four times
+        that while the last proximity is 0.5 or more."""
+        factor = NEAR_FACTOR if self.proximity >= NEAR_PROXIMITY else 1.0
+        return self.seconds <= factor * share * max(self.elapsed, LEAST_SECONDS)
+
+
+class SnapshotSchedule:
+    """Decides which of the snapshots that ``every_n_steps`` proposes are taken: those that the budget can pay.
+
+    Where curvature is measured as the budget allows, half of it is left for that. A budget of 1 sets no limit, and who
+    asks for a probe every n-th snapshot has set the pace himself.
+
+    Args:
+        mode: see ``Probe``.
+        budget: share of the training time, in (0, 1].
+    """
+
+    def __init__(self, mode: Probe, budget: float) -> None:
+        self._unlimited = budget >= 1.0 or isinstance(mode, int)
+        self._share = budget * (PLAIN_SHARE if mode == "auto" else 1.0)
+
+    def due(self, spending: Spending) -> bool:
+        """Whether one more is taken.
+
+        Args:
+            spending: on plain snapshots alone.
+        """
+        return self._unlimited or spending.within(self._share)
+
+
 class ProbeSchedule:
     """Decides which snapshots are probes.
 
     The first snapshot is one in every mode but ``"off"``, so that a short run sees every tag. ``"auto"`` then
-    probes whenever the recurring cost so far is within ``budget`` of the elapsed time (at most one probe
-    beyond it), or within 4 times ``budget`` while the last proximity is 0.5 or more. An integer n looks
+    probes whenever the recurring cost, with one more probe as expensive as the last one, stays within ``budget`` of
+    the elapsed time, or within 4 times ``budget`` while the last proximity is 0.5 or more. An integer n looks
     only at the snapshots' numbers: a probe lost to a full queue falls to the next snapshot.
 
     Args:
@@ -51,26 +103,23 @@ class ProbeSchedule:
         self._budget = require_float("budget", budget, 0.0, 1.0, open_low=True)
         self._last: int | None = None
 
-    def due(self, index: int, spent: float, elapsed: float, proximity: float) -> bool:
+    def due(self, index: int, spending: Spending) -> bool:
         """Whether snapshot number ``index`` (from 0, in order) is a probe; remembers that it was.
 
         Args:
             index: number of the snapshot since the start.
-            spent: recurring seconds of capture and worker so far.
-            elapsed: seconds of training so far.
-            proximity: last known ``shock/proximity``.
+            spending: recurring seconds of capture and worker, those of one more probe included.
         """
-        probe = self._decide(index, spent, elapsed, proximity)
+        probe = self._decide(index, spending)
         if probe:
             self._last = index
         return probe
 
-    def _decide(self, index: int, spent: float, elapsed: float, proximity: float) -> bool:
+    def _decide(self, index: int, spending: Spending) -> bool:
         if self._mode == "off":
             return False
         if self._last is None:
             return True
         if isinstance(self._mode, int):
             return index // self._mode > self._last // self._mode
-        allowed = self._budget * (NEAR_FACTOR if proximity >= NEAR_PROXIMITY else 1.0)
-        return spent <= allowed * elapsed
+        return spending.within(self._budget)

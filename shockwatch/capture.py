@@ -64,6 +64,9 @@ class Capture:
         tensors: returns the live tensors by name; called at each copy.
         slots: sets of buffers, each the size of the model.
 
+    Attributes:
+        on_cpu: whether all tensors live on the CPU.
+
     Raises:
         CaptureError: if there is nothing to copy.
     """
@@ -80,6 +83,7 @@ class Capture:
         self._layout = _layout(sources)
         devices = {tensor.device for tensor in sources.values()}
         only = next(iter(devices)) if len(devices) == 1 else None
+        self.on_cpu = all(device.type == "cpu" for device in devices)
         self._device = only if only is not None and only.type == "cuda" else None
         self._staged: _Staging | None = None
         if self._device is not None:

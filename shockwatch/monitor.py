@@ -43,8 +43,9 @@ class ShockMonitor:
         model: the module in training.
         loss_fn: ``loss_fn(model, batch) -> scalar``; runs on private copies only.
         optimizer: its learning rate is the clock of training.
-        every_n_steps: steps between snapshots; the first step is always one.
-        budget: share of the training time the analysis may take, in (0, 1].
+        every_n_steps: steps between snapshots, at least; the first step is always one.
+        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, and the snapshots where
+            they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a number.
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"``, ``"off"`` or every how many snapshots the curvature is measured.
         alerts: ``"default"``, alert rules, or the path of a YAML file of rules.
@@ -156,7 +157,7 @@ class ShockMonitor:
         self._clock.stop()
         if self._session is not None:
             if self._session.last_step != self._step:
-                self._take(self._loss)
+                self._take(self._loss, last=True)
             self._session.close(timeout)
             self._publish()
         # not before: a close that was interrupted may be called again
@@ -222,9 +223,9 @@ class ShockMonitor:
             self._resumed,
         )
 
-    def _take(self, loss: Tensor | float | None) -> None:
+    def _take(self, loss: Tensor | float | None, last: bool = False) -> None:
         if self._session is not None:
-            self._session.take(self._step, self._step, self._clock, loss)
+            self._session.take(self._step, self._step, self._clock, loss, last)
 
     def _publish(self) -> None:
         if self._session is None:

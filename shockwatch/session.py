@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from shockwatch.alerts import Alert, AlertManager
-from shockwatch.budget import Probe, ProbeSchedule, require_probe
+from shockwatch.budget import Probe, ProbeSchedule, SnapshotSchedule, require_probe
 from shockwatch.capture import Capture, named_state
 from shockwatch.clock import TrainingClock
 from shockwatch.errors import ShockwatchWarning as ShockwatchWarning
@@ -155,12 +155,17 @@ class Session:
         self._capture: Capture | None = None
         self._worker: Worker | None = None
         self._last_step: int | None = None
+        self._snapshots = SnapshotSchedule(settings.probe, settings.budget)
+        self._spaced = False
+        self._news: tuple[str, ...] = ()
         try:
             with ONE_AT_A_TIME, preserved_randomness():
                 analysis = self._resume(build, resumed)
             self._capture = Capture(lambda: named_state(live))
-            schedule = ProbeSchedule(settings.probe, settings.budget)
-            self._worker = Worker(analysis, schedule, self._capture.release)
+            probes = ProbeSchedule(settings.probe, settings.budget)
+            # what waits for a core costs training nothing; what waits for a device does
+            seconds = time.thread_time if self._capture.on_cpu else time.perf_counter
+            self._worker = Worker(analysis, probes, self._capture.release, seconds)
             weakref.finalize(self, self._worker.forget).atexit = False
         except Exception as error:
             self._fail("could not be set up", error)
@@ -181,9 +186,17 @@ class Session:
         have seen, the analysis has seen, and nothing more."""
         return self._state
 
-    def take(self, step: int, axis: int, clock: TrainingClock, loss: Tensor | float | None) -> None:
-        """Copy the parameters as they are now and queue them; the oldest that waits gives way if need be."""
+    def take(
+        self, step: int, axis: int, clock: TrainingClock, loss: Tensor | float | None, last: bool = False
+    ) -> None:
+        """Copy the parameters as they are now and queue them; the oldest that waits gives way if need be.
+
+        Nothing happens where plain snapshots would take more than the budget; the ``last`` of a run is always taken.
+        """
         if self._capture is None or self._worker is None:
+            return
+        if not last and not self._snapshots.due(self._worker.spending()):
+            self._say_spaced()
             return
         start = time.perf_counter()
         slot = None
@@ -242,7 +255,7 @@ class Session:
             return True
         start = time.perf_counter()
         settled = self._worker.settle(timeout)
-        self._worker.charge(time.perf_counter() - start)
+        self._worker.charge(time.perf_counter() - start, waited=True)
         return settled
 
     def close(self, timeout: float | None = None) -> None:
@@ -291,7 +304,8 @@ class Session:
         values["shockwatch/errors"] = float(cost.errors)
         self._errors = cost.errors
         self._state = result.state if result.state is not None else self._state
-        for note in result.observation.notes:
+        notes, self._news = (*result.observation.notes, *self._news), ()
+        for note in notes:
             _log.info("step %d: %s", snapshot.step, note)
         axis = self._axes.pop(snapshot.step, snapshot.step)
         # older entries belong to dropped snapshots
@@ -300,12 +314,20 @@ class Session:
             snapshot.step,
             axis,
             values,
-            result.observation.notes,
+            notes,
             self._alerts(snapshot.step, values),
             snapshot.learning_rate,
             math.isfinite(snapshot.time_per_step),
             result.observation.pictures,
         )
+
+    def _say_spaced(self) -> None:
+        if not self._spaced:
+            self._spaced = True
+            self._news = (
+                f"snapshots every {self._settings.every_n_steps} steps would take more than their share of "
+                f"budget={self._settings.budget:g}: they are taken less often.",
+            )
 
     def _alerts(self, step: int, values: dict[str, float]) -> tuple[Alert, ...]:
         try:

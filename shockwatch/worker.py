@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from shockwatch.budget import ProbeSchedule
+from shockwatch.budget import ProbeSchedule, Spending
 from shockwatch.capture import Slot
 from shockwatch.openmp import use_one_thread
+from shockwatch.priority import give_way, stand_equal
 from shockwatch.snapshot import Observation, Snapshot
 
 _IDLE_SECONDS = 0.5
@@ -32,6 +33,10 @@ class Analysis(Protocol):
     ``snapshot.state`` belongs to the caller and is overwritten after ``process`` returns: what an analysis
     keeps, it must copy.
     """
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """What is done once, before the first snapshot is processed; it is no recurring cost."""
+        ...
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """Compute the scalars of one snapshot; with ``probe`` also the expensive ones (curvature)."""
@@ -104,12 +109,21 @@ class Worker:
         analysis: what to run.
         schedule: decides which snapshots are probes.
         release: takes a slot back after its snapshot was analysed.
+        clock: seconds the thread has worked. ``time.thread_time`` leaves out what it waits for a core that training
+            has; it also leaves out what a device computes for it.
     """
 
-    def __init__(self, analysis: Analysis, schedule: ProbeSchedule, release: Callable[[Slot], None]) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        schedule: ProbeSchedule,
+        release: Callable[[Slot], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._analysis = analysis
         self._schedule = schedule
         self._release = release
+        self._clock = clock
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._queue: deque[_Job] = deque()
@@ -126,6 +140,9 @@ class Worker:
         self._processed = 0
         self._total_seconds = 0.0
         self._recurring_seconds = 0.0
+        self._plain_seconds = 0.0
+        self._last_plain = 0.0
+        self._last_probe = 0.0
         self._proximity = 0.0
         self._started = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="shockwatch", daemon=True)
@@ -170,10 +187,19 @@ class Worker:
         with self._lock:
             self._dropped += 1
 
-    def charge(self, seconds: float) -> None:
-        """Add main-thread seconds (a capture, writing the results) to the recurring cost."""
+    def charge(self, seconds: float, waited: bool = False) -> None:
+        """Add main-thread seconds to the recurring cost: a capture, writing the results, or what was ``waited``."""
         with self._lock:
             self._recurring_seconds += seconds
+            if not waited:
+                self._plain_seconds += seconds
+
+    def spending(self) -> Spending:
+        """What plain snapshots have cost so far, those that wait included, and one more."""
+        with self._lock:
+            waiting = len(self._queue) + (self._current is not None)
+            seconds = self._plain_seconds + self._last_plain * (waiting + 1)
+            return Spending(seconds, time.perf_counter() - self._started, self._proximity)
 
     def next_result(self) -> Result | None:
         """The oldest result not yet taken, or None; never waits."""
@@ -209,6 +235,9 @@ class Worker:
         with self._lock:
             self._closing = True
             self._arrived.notify_all()
+        if (thread := self._thread.native_id) is not None and not self._ended:
+            # training is over: nobody to give way to
+            stand_equal(thread)
         # the flag is the truth, the bell only wakes
         while not self._ended and (left := deadline - time.perf_counter()) > 0.0:
             self._bell.acquire(timeout=min(left, _IDLE_SECONDS))
@@ -229,6 +258,7 @@ class Worker:
                     if not told:
                         told = True
                         use_one_thread()
+                        give_way()
                     while (job := self._next()) is not None:
                         self._process(job)
                 except BaseException as error:
@@ -249,7 +279,8 @@ class Worker:
             return self._current
 
     def _process(self, job: _Job) -> None:
-        start = time.perf_counter()
+        start = self._clock()
+        began = start
         probe, state = False, None
         error: BaseException | None = None
         observation = Observation(job.snapshot.step, {})
@@ -257,9 +288,13 @@ class Worker:
             job.slot.wait()
             loss = float(job.slot.loss) if job.slot.loss_known else None
             snapshot = replace(job.snapshot, loss=loss)
+            if job.index == 0:
+                self._analysis.prepare(snapshot)
+                began = self._clock()
             with self._lock:
-                spent, elapsed = self._recurring_seconds, start - self._started
-            probe = self._schedule.due(job.index, spent, elapsed, self._proximity)
+                seconds = self._recurring_seconds + self._last_probe
+                spending = Spending(seconds, time.perf_counter() - self._started, self._proximity)
+            probe = self._schedule.due(job.index, spending)
             observation = self._analysis.process(snapshot, probe)
             error = observation.error
             state = self._analysis.state_dict()
@@ -268,7 +303,7 @@ class Worker:
                 self._proximity = proximity
         except BaseException as caught:
             error = caught
-        self._store(job, observation, probe, error, state, start)
+        self._store(job, observation, probe, error, state, start, began)
 
     def _store(
         self,
@@ -278,17 +313,23 @@ class Worker:
         error: BaseException | None,
         state: dict[str, Any] | None,
         start: float,
+        began: float,
     ) -> None:
         self._release(job.slot)
         with self._lock:
-            now = time.perf_counter()
+            now = self._clock()
             self._total_seconds += now - start
+            if probe:
+                self._last_probe = now - began
+            else:
+                self._last_plain = now - began
             if self._processed:
                 self._recurring_seconds += now - start
+                self._plain_seconds += min(self._last_plain, now - start) if probe else now - start
             self._processed += 1
             self._errors += error is not None
             self._current = None
-            elapsed = max(now - self._started, 1e-9)
+            elapsed = max(time.perf_counter() - self._started, 1e-9)
             cost = Cost(self._dropped, self._errors, self._total_seconds, self._recurring_seconds / elapsed)
             if not self._abandoned:
                 snapshot = replace(job.snapshot, state={})
@@ -298,7 +339,8 @@ class Worker:
         with self._lock:
             job = self._current
         if job is not None:
-            self._store(job, Observation(job.snapshot.step, {}), False, error, None, time.perf_counter())
+            now = self._clock()
+            self._store(job, Observation(job.snapshot.step, {}), False, error, None, now, now)
 
 
 def _bare(error: BaseException | None) -> BaseException | None:

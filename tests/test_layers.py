@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # may import each other.
 LAYERS = [
     {"errors", "norms", "pace", "snapshot", "tags"},
-    {"openmp", "clock", "capture", "replica"},
+    {"openmp", "priority", "clock", "capture", "replica"},
     {"tracing"},
     {"symmetry", "geometry"},
     {"observables"},

@@ -41,8 +41,9 @@ class ShockWatch(Callback):
     same, bit for bit, as without the callback; an error of its own becomes one warning.
 
     Args:
-        every_n_steps: optimiser steps between snapshots.
-        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes.
+        every_n_steps: optimiser steps between snapshots, at least.
+        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, and the snapshots where
+            they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a number.
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"`` (as the budget allows), ``"off"``, or every how many snapshots the curvature
             is measured.
@@ -204,7 +205,7 @@ class ShockWatch(Callback):
             and self._session.last_step != self._seen_step
             and not _averages(trainer)
         ):
-            self._take(trainer)
+            self._take(trainer, last=True)
         self._finish(trainer, None)
 
     @never_raises
@@ -318,10 +319,10 @@ class ShockWatch(Callback):
             self._analysis_state,
         )
 
-    def _take(self, trainer: Trainer) -> None:
+    def _take(self, trainer: Trainer, last: bool = False) -> None:
         if self._session is not None:
             loss = _loss(self._outputs, trainer)
-            self._session.take(self._seen_step, self._axis, self._clock, loss)
+            self._session.take(self._seen_step, self._axis, self._clock, loss, last)
 
     def _publish(self, trainer: Trainer) -> None:
         if self._session is None:

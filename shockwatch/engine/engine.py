@@ -86,15 +86,18 @@ class Engine:
         """The quotient the run is watched on; built at the first call, from the live parameters."""
         return self._step.quotient()
 
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Infer and verify the symmetries, at the parameters of ``snapshot``."""
+        if not self._step.inferred:
+            self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
+
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too.
 
         An observable that raises, or the probe, costs its own values and no others.
         """
-        if self._step.inferred:
-            quotient = self._step.quotient()
-        else:
-            quotient = self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
+        self.prepare(snapshot)
+        quotient = self._step.quotient()
         notes = () if self._described else describe(quotient, self._step.traced, snapshot.state)
         self._described = True
         values: dict[str, float] = {}

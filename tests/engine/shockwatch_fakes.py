@@ -29,6 +29,10 @@ class FakeAnalysis:
         self.entered = threading.Event()
         self.loaded: dict[str, Any] | None = None
         self.snapshots: list[Snapshot] = []
+        self.prepared: int | None = None
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        self.prepared = snapshot.step
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         self.entered.set()

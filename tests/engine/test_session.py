@@ -54,6 +54,34 @@ def test_updates_come_in_order_with_their_axis_and_cost() -> None:
     assert watch.collect(25) == []
 
 
+def test_snapshots_that_the_budget_cannot_pay_are_left_out_and_one_note_says_so() -> None:
+    # what ten seconds allow is a microsecond
+    watch = session(FakeAnalysis(), every_n_steps=5, budget=1e-7)
+    for step in range(5, 100, 5):
+        watch.take(step, step, TrainingClock(), None)
+        assert watch.settle(30)
+    watch.take(100, 100, TrainingClock(), None, last=True)
+    watch.close(30)
+    updates = watch.collect(100)
+    # the first is set-up, the second is needed to know what one costs, the last is wanted
+    assert [u.step for u in updates] in ([5, 100], [5, 10, 100])
+    assert watch.last_step == 100
+    assert all(u.values["shockwatch/dropped"] == 0.0 for u in updates)
+    said = [note for u in updates for note in u.notes if "less often" in note]
+    assert said == [
+        "snapshots every 5 steps would take more than their share of budget=1e-07: they are taken less often."
+    ]
+
+
+def test_a_budget_of_one_leaves_nothing_out() -> None:
+    watch = session(FakeAnalysis(seconds=0.01), every_n_steps=1, budget=1.0)
+    for step in range(1, 21):
+        watch.take(step, step, TrainingClock(), None)
+        assert watch.settle(30)
+    watch.close(30)
+    assert [u.step for u in watch.collect(20)] == list(range(1, 21))
+
+
 def test_analysis_error_is_one_warning_and_a_count() -> None:
     watch = session(FakeAnalysis(fail_at={1, 2}))
     for step in (1, 2, 3):

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from shockwatch.budget import ProbeSchedule
+from shockwatch.budget import ProbeSchedule, Spending
 from shockwatch.capture import Capture, named_state
-from shockwatch.snapshot import Snapshot
+from shockwatch.snapshot import Observation, Snapshot
 from shockwatch.worker import Result, Worker
 from tests.engine.shockwatch_fakes import FakeAnalysis
 
@@ -24,11 +25,14 @@ def drain(worker: Worker) -> list[Result]:
 class Bench:
     """A worker, its capture, and a model whose weights equal the step."""
 
-    def __init__(self, analysis: FakeAnalysis, mode: object = 1) -> None:
+    def __init__(
+        self, analysis: FakeAnalysis, mode: object = 1, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.model = nn.Linear(2, 1, bias=False)
         self.analysis = analysis
         self.capture = Capture(lambda: named_state(self.model))
-        self.worker = Worker(analysis, ProbeSchedule(mode, 0.02), self.capture.release)  # type: ignore[arg-type]
+        schedule = ProbeSchedule(mode, 0.02)  # type: ignore[arg-type]
+        self.worker = Worker(analysis, schedule, self.capture.release, clock)
 
     def take(self, step: int) -> None:
         with torch.no_grad():
@@ -203,3 +207,59 @@ def test_a_forgotten_worker_does_not_hang_the_interpreter() -> None:
         "from shockwatch.worker import Result, Worker; Worker(FakeAnalysis(), ProbeSchedule(1, 0.1), print)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class Clocked(FakeAnalysis):
+    """Takes seconds of a clock of its own: ten to prepare, three for a probe, one for another snapshot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        super().prepare(snapshot)
+        self.now += 10.0
+
+    def process(self, snapshot: Snapshot, probe: bool) -> Observation:
+        self.now += 3.0 if probe else 1.0
+        return super().process(snapshot, probe)
+
+
+def test_preparation_comes_once_and_is_no_part_of_what_a_probe_or_a_snapshot_costs(
+    benches: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    due = ProbeSchedule.due
+
+    def listening(self: ProbeSchedule, index: int, spending: Spending) -> bool:
+        asked.append(spending.seconds)
+        return due(self, index, spending)
+
+    monkeypatch.setattr(ProbeSchedule, "due", listening)
+    analysis = Clocked()
+    bench = Bench(analysis, mode=2, clock=lambda: analysis.now)
+    benches.append(bench)
+    for step in range(4):
+        bench.take(step)
+        assert bench.worker.settle(30)
+    assert analysis.prepared == 0
+    # the first has no known cost; then three for a probe, on top of one, of four, of five
+    assert asked == [0.0, 3.0, 4.0, 7.0]
+    # plain snapshots: one, one, and one in a probe; the next would be the fourth
+    assert bench.worker.spending().seconds == 4.0
+    assert [r.cost.worker_seconds for r in drain(bench.worker)] == [13.0, 14.0, 17.0, 18.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a niceness of its own")
+def test_the_thread_gives_way_to_the_others(benches: list[Bench]) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    analysis = FakeAnalysis()
+    seen: list[int] = []
+    process = analysis.process
+    analysis.process = lambda *a: (seen.append(os.getpriority(os.PRIO_PROCESS, 0)), process(*a))[1]  # type: ignore[method-assign]
+    bench = Bench(analysis)
+    benches.append(bench)
+    bench.take(0)
+    assert bench.worker.settle(30)
+    assert seen == [min(before + 5, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
