@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,33 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: naming the file and what is wrong with it.
     """
     path = Path(path)
+    with _refusals(path):
+        state, step = _read_folder(path) if path.is_dir() else _read_file(path)
+    return Checkpoint(path, state, _step_in_name(path) if step is None else step)
+
+
+def read_step(path: str | Path) -> int | None:
+    """The optimiser step that a checkpoint was saved at, None if it tells none; tensors stay on the disk.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`, for what can be seen without reading tensors.
+    """
+    path = Path(path)
+    with _refusals(path):
+        if path.is_dir() or path.suffix == _SAFETENSORS:
+            return _step_in_name(path)
+        # other than zip archives, torch cannot map; those of former versions are small
+        step = _unpack(path, _load(path, mmap=zipfile.is_zipfile(path)))[1]
+    return _step_in_name(path) if step is None else step
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while ``path`` is read, as a ``CheckpointError`` of one line."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     try:
-        state, step = _read_folder(path) if path.is_dir() else _read_file(path)
+        yield
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -67,7 +92,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: cannot be read ({type(error).__name__}: {_first_line(error)})"
         ) from error
-    return Checkpoint(path, state, _step_in_name(path) if step is None else step)
 
 
 def fit_to(model: nn.Module, checkpoint: Checkpoint) -> State:
@@ -130,7 +154,11 @@ def _read_file(path: Path) -> tuple[State, int | None]:
         except ImportError as error:
             raise CheckpointError(f"{path}: reading it needs `pip install safetensors`") from error
         return dict(load_file(path)), None
-    return _unpack(path, torch.load(path, map_location="cpu", weights_only=True))
+    return _unpack(path, _load(path))
+
+
+def _load(path: Path, mmap: bool = False) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _unpack(path: Path, content: Any) -> tuple[State, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from shockwatch.tracing import StepLoss, Trace
 
 # Offline there is time: double precision wherever twice the parameters still fit easily.
 _FLOAT64_PARAMETERS = 10_000_000
+_KEPT = 3  # the first checkpoint of a run, the one before, and the one at hand
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,19 @@ class CheckpointReader:
         self._dtype = torch.float64 if precise and count <= _FLOAT64_PARAMETERS else None
         self._loss = StepLoss(trace if self._dtype is None else trace.in_dtype(self._dtype), subject.batch)
 
+        self._kept = lru_cache(_KEPT)(self._read)
+
     def state(self, path: Path) -> State:
         """The parameters and buffers saved at ``path``, under the model's names, in the type used here.
+
+        The last three are remembered: the tensors must not be changed.
 
         Raises:
             CheckpointError: if the file cannot be read or does not fit the model.
         """
+        return self._kept(path)
+
+    def _read(self, path: Path) -> State:
         saved = fit_to(self._subject.model, read_checkpoint(path))
         return {name: self._cast(tensor) for name, tensor in saved.items()}
 

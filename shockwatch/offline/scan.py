@@ -21,8 +21,9 @@ from shockwatch.inspection.subject import (
     load,
     one_line,
 )
-from shockwatch.offline.checkpoint import CheckpointError, read_checkpoint
+from shockwatch.offline.checkpoint import CheckpointError, read_step
 from shockwatch.offline.reader import CheckpointReader, Measurement
+from shockwatch.snapshot import State
 from shockwatch.tensorboard import open_writer, write_layout, write_scalars
 from shockwatch.tracing import Trace, TraceError, trace_step
 
@@ -62,6 +63,9 @@ def main(
     jobs, rows = _jobs(paths)
     if not jobs:
         raise InspectionError("; ".join(row.error or "" for row in rows) or "no checkpoints given")
+    if root is not None:
+        # a folder that cannot be written must fail before the work, not after it
+        Path(root).mkdir(parents=True, exist_ok=True)
     count = min(len(jobs), (os.cpu_count() or 1) if workers is None else workers)
     with tqdm(total=len(jobs), desc="scan", unit="checkpoint", disable=None) as bar:
         for row in _measured(target, jobs, count, curvature):
@@ -99,7 +103,7 @@ def _jobs(paths: Sequence[str]) -> tuple[list[Job], list[Measurement]]:
     unreadable = []
     for path in dict.fromkeys(map(Path, paths)):
         try:
-            known.append((path, read_checkpoint(path).step))
+            known.append((path, read_step(path)))
         except CheckpointError as error:
             unreadable.append(Measurement(path, None, error=str(error)))
     if all(step is not None for _, step in known):
@@ -157,6 +161,8 @@ def _measure_in_process(job: Job, curvature: bool) -> Measurement:
 
 def _measure(reader: CheckpointReader, job: Job, curvature: bool) -> Measurement:
     path, step, previous, first = job
+    # The oldest first: the reader then still has them when the next checkpoint asks.
+    references = {other: _reference(reader, other) for other in (first, previous) if other != path}
     try:
         state = reader.state(path)
         values = reader.measure(state, curvature)
@@ -170,15 +176,19 @@ def _measure(reader: CheckpointReader, job: Job, curvature: bool) -> Measurement
     ):
         if other == path:
             values[tag] = 0.0
-            continue
-        try:
-            reference = reader.state(other)
-        except CheckpointError:
-            continue
-        values[tag] = reader.quotient.distance(state, reference)
-        if raw_tag is not None:
-            values[raw_tag] = reader.quotient.euclidean(state, reference)
+        elif (reference := references[other]) is not None:
+            values[tag] = reader.quotient.distance(state, reference)
+            if raw_tag is not None:
+                values[raw_tag] = reader.quotient.euclidean(state, reference)
     return Measurement(path, step, values)
+
+
+def _reference(reader: CheckpointReader, path: Path) -> State | None:
+    """A checkpoint to measure distances from; what is wrong with it is told in its own row."""
+    try:
+        return reader.state(path)
+    except CheckpointError:
+        return None
 
 
 def _with_path_length(rows: Sequence[Measurement]) -> list[Measurement]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from shockwatch.offline import CheckpointError, fit_to, read_checkpoint
+from shockwatch.offline.checkpoint import read_step
 
 
 class Tied(nn.Module):
@@ -55,6 +56,9 @@ def test_layouts(model, tmp_path, wrap):
     checkpoint = read_checkpoint(tmp_path / "c.ckpt")
     same(model, fit_to(model, checkpoint))
     assert checkpoint.step == (12 if "state_dict" in content or "model_state_dict" in content else None)
+    assert read_step(tmp_path / "c.ckpt") == checkpoint.step
+    torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert read_step(tmp_path / "old.ckpt") == checkpoint.step
 
 
 def test_a_prefix_of_the_model_is_cut(model, tmp_path):

@@ -61,6 +61,25 @@ def test_processes_measure_the_same(run_folder, capsys):
     assert tables[0] == tables[1]
 
 
+def test_every_checkpoint_is_read_once(run_folder, monkeypatch):
+    from shockwatch.offline import reader
+
+    read = []
+    real = reader.read_checkpoint
+    monkeypatch.setattr(reader, "read_checkpoint", lambda path: (read.append(path.name), real(path))[1])
+    assert cli.main(["scan", *FILES, "--module", "saved_run:build", "--workers", "1", "--no-curvature"]) == 0
+    assert sorted(read) == sorted(FILES)
+
+
+def test_a_folder_that_cannot_be_written_fails_first(run_folder, capsys):
+    Path("out").write_text("a file")
+    assert cli.main(["scan", *FILES, "--module", "saved_run:build", "--workers", "1", "--root", "out"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("shockwatch scan: [Errno")
+    assert said.err.count("\n") == 1
+
+
 def test_a_damaged_checkpoint_costs_its_row_only(run_folder, capsys):
     Path("step=10.ckpt").write_bytes(b"damaged")
     files = ["step=10.ckpt", *FILES]
