@@ -120,6 +120,14 @@ PATTERNS: dict[tuple[str, str], Tag] = {
         "Imbalance of the two sides of a symmetry, 0 at the canonical point; depends on the gauge.", "1"
     ),
     ("block/", "/spectral_norm"): Tag("Largest singular value of a block's invariant product.", "1"),
+    ("block/", "/logit_norm"): Tag(
+        "Spectral norm of W_Q^T W_K over the root of its width, where a softmax reads it: how attention logits grow.",
+        "1",
+    ),
+    ("block/", "/collapse_steps"): Tag(
+        "Steps until those logits have grown tenfold, the level of entropy collapse, if they go on growing.",
+        "steps",
+    ),
     ("block/", "/stable_rank"): Tag(
         "Squared Frobenius norm over squared spectral norm of a block's product.", "directions"
     ),

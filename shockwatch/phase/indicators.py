@@ -9,6 +9,7 @@ from typing import Any
 
 from shockwatch.phase.change_point import ChangePointDetector
 from shockwatch.phase.early_warning import autocorrelation, trend, variance
+from shockwatch.phase.sharpening import Sharpening
 from shockwatch.phase.stability import Stability
 from shockwatch.phase.state import PhaseMachine
 from shockwatch.phase.surrogates import rise
@@ -46,6 +47,7 @@ class PhaseIndicators:
         self._machine = PhaseMachine()
         self._stability = Stability()
         self._susceptibility = Susceptibility(window)
+        self._sharpening = Sharpening()
 
     def update(
         self,
@@ -67,7 +69,7 @@ class PhaseIndicators:
             ``phase/changepoint``, ``variance``, ``autocorrelation``, ``trend``, their p-values,
             ``susceptibility`` and ``state``; the statistics are NaN until three values have been watched (the
             p-values: 16), change point and state never. Where the curvature was measured also
-            ``phase/edge_steps``.
+            ``phase/edge_steps``, and of blocks that feed a softmax ``block/<name>/collapse_steps``.
         """
         changed = self._watch(step, values) if finite else False
         state = self._machine.update(
@@ -91,6 +93,7 @@ class PhaseIndicators:
             "phase/susceptibility": self._susceptibility.update(float(step), norm, viscosity),
             "phase/state": float(state),
             **self._edge(step, values),
+            **self._sharpening.update(step, values),
         }
 
     def _edge(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -126,6 +129,7 @@ class PhaseIndicators:
             "machine": self._machine.state_dict(),
             "stability": self._stability.state_dict(),
             "susceptibility": self._susceptibility.state_dict(),
+            "sharpening": self._sharpening.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,3 +148,5 @@ class PhaseIndicators:
         if "stability" in state:  # the first releases had neither
             self._stability.load_state_dict(state["stability"])
             self._susceptibility.load_state_dict(state["susceptibility"])
+        if "sharpening" in state:
+            self._sharpening.load_state_dict(state["sharpening"])

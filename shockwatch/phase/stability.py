@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import Any
 
-import numpy as np
+from shockwatch.phase.trend_line import line
 
 _MEMORY = 8  # probes a trend is read from
 _FEWEST = 4
@@ -34,16 +34,11 @@ class Stability:
             return 0.0
         if len(self._seen) < _FEWEST or value < 0.25:
             return math.nan
-        steps, values = np.array(self._seen).T
-        time = steps - steps.mean()
-        power = float(time @ time)
-        slope = float(time @ values) / power
-        left = values - values.mean() - slope * time
-        error = math.sqrt(float(left @ left) / (len(values) - 2) / power)
+        slope, error = line(self._seen)
         if slope <= 2.0 * error or slope <= 0.0:
             return math.nan
         ahead = (1.0 - value) / slope
-        return ahead if ahead <= steps[-1] - steps[0] else math.nan
+        return ahead if ahead <= self._seen[-1][0] - self._seen[0][0] else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Return the memory as plain types."""

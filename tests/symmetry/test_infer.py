@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from shockwatch.errors import ShockwatchWarning
 from shockwatch.symmetry import infer_symmetries
+from shockwatch.symmetry.groups import GeneralLinear
 from shockwatch.symmetry.oracle import true_redundancy
 from tests.symmetry.cases import BY_NAME, CASES, Case, cross_entropy, state_of, vectors
 
@@ -198,3 +199,24 @@ def test_an_empty_slice_says_nothing() -> None:
     quotient = infer_symmetries(model, cross_entropy, vectors64(5, 8))
     assert sum(g.dim for g in quotient.groups if g.kind == "positive scaling") == 7
     assert quotient.dim_exact == true_redundancy(model, cross_entropy, vectors64(5, 8))
+
+
+def test_queries_and_keys_are_told_from_other_linear_pairs() -> None:
+    """Only where a softmax reads the product does a block carry ``logit_norm``, the norm of a head over its root."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True).double()
+    batch = torch.randn(3, 4, 8).double()
+    quotient = infer_symmetries(model, lambda m, x: m(x).square().mean(), batch)
+    blocks = [group for group in quotient.groups if isinstance(group, GeneralLinear)]
+    point = quotient.canonicalize(dict(model.named_parameters()))
+    norms = {tag: value for tag, value in quotient.invariants(point).items() if tag.endswith("/logit_norm")}
+    (scores,) = [group for group in blocks if group.scores]
+    assert list(norms) == [f"block/{scores.name}/logit_norm"]
+    weight, bias = model.self_attn.in_proj_weight, model.self_attn.in_proj_bias
+    query, key, _ = torch.cat([weight, bias[:, None]], 1).detach().chunk(3)
+    key = key.clone()
+    key[:, -1] = 0.0  # a key's bias moves no softmax
+    heads = [query[rows].T @ key[rows] for rows in (slice(0, 4), slice(4, 8))]
+    expected = max(float(torch.linalg.matrix_norm(head, 2)) for head in heads) / 2.0
+    assert norms[f"block/{scores.name}/logit_norm"] == pytest.approx(expected)
+    assert len(blocks) > 1

@@ -4,13 +4,21 @@ They are few on purpose: a smooth, healthy run raises none.
 """
 
 from shockwatch.alerts.rule import Rule
-from shockwatch.alerts.rules import divergence, edge_ahead, edge_of_stability, rank_collapse, transition_ahead
+from shockwatch.alerts.rules import (
+    attention_collapse,
+    divergence,
+    edge_ahead,
+    edge_of_stability,
+    rank_collapse,
+    transition_ahead,
+)
 
 DEFAULT_RULES: tuple[Rule, ...] = (
     divergence.RULE,
     transition_ahead.RULE,
     edge_ahead.RULE,
     edge_of_stability.RULE,
+    attention_collapse.RULE,
     rank_collapse.RULE,
 )
 

@@ -17,6 +17,7 @@ from shockwatch.symmetry.charges import ChargeSystem, Scope
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, as_matrices, frame, write_matrices
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
+from shockwatch.symmetry.scores import feeds_softmax
 
 # Below this ratio of eigenvalues of a Gram matrix (in float64) a block counts as rank-deficient.
 _RANK_TOLERANCE = 1e-13
@@ -40,6 +41,7 @@ class GeneralLinear(ContinuousGroup):
         charges: +1 or -1 for each piece.
         axis: the axis of length ``d``.
         batch: axes (heads) along which ``A`` differs.
+        scores: whether the product makes the logits of a softmax: queries and keys.
     """
 
     kind: ClassVar[str] = "general linear"
@@ -48,6 +50,7 @@ class GeneralLinear(ContinuousGroup):
     charges: tuple[float, ...] = ()
     axis: Atom | None = None
     batch: tuple[Atom, ...] = ()
+    scores: bool = False
 
     @property
     def _row(self) -> Atom:
@@ -275,10 +278,15 @@ class GeneralLinear(ContinuousGroup):
         }
 
     def invariants(self, state: State) -> dict[str, Tensor]:
-        """:meth:`head_invariants` of the extreme head: the largest norm, the smallest ranks."""
+        """:meth:`head_invariants` of the extreme head: the largest norm, the smallest ranks.
+
+        Of queries and keys also ``logit_norm``, that norm over the root of the width, as attention has it.
+        """
         heads = {key: v.reshape(self.layers, -1) for key, v in self.head_invariants(state).items()}
+        largest = heads["spectral_norm"].amax(1)
         return {
-            "spectral_norm": heads["spectral_norm"].amax(1),
+            **({"logit_norm": largest / math.sqrt(self._row.size)} if self.scores else {}),
+            "spectral_norm": largest,
             "stable_rank": heads["stable_rank"].amin(1),
             "effective_rank": heads["effective_rank"].amin(1),
         }
@@ -327,6 +335,7 @@ def _conditioned(gram: Tensor, rank: int = 0) -> Tensor:
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
     """Every axis between two stacks of weights that only linear maps touch."""
     groups: list[SymmetryGroup] = []
+    weights = frozenset(piece.symbol.id for piece in system.analysis.pieces)
     for axis in system.analysis.axes():
         for solution in system.basis(axis, Scope.LINEAR):
             members = [
@@ -340,7 +349,16 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
             sides = [p for p, q in members if q > 0], [p for p, q in members if q < 0]
             evidence = f"axis of {axis.size} between linear maps only"
             pieces, charges = tuple(p for p, _ in members), tuple(q for _, q in members)
+            scores = feeds_softmax(system.analysis.records, axis, weights)
             groups.append(
-                GeneralLinear(block_name(*sides), pieces, evidence, charges=charges, axis=axis, batch=batch)
+                GeneralLinear(
+                    block_name(*sides),
+                    pieces,
+                    evidence,
+                    charges=charges,
+                    axis=axis,
+                    batch=batch,
+                    scores=scores,
+                )
             )
     return groups
