@@ -31,15 +31,28 @@ RECOVERY = 1.5
 FACTOR_TAG = "shockwatch/lr_factor"
 
 
-def load(values: dict[str, float], learning_rate: float, target: float, gradient_descent: bool) -> float:
+def load(
+    values: dict[str, float],
+    learning_rate: float,
+    target: float,
+    gradient_descent: bool,
+    interval: float,
+    horizon: float,
+) -> float:
     """How many times too large the learning rate is: 1 where a bound is just met.
 
-    The bounds are ``shock/proximity <= target`` and, for gradient descent, ``lr * lambda_max <= 2 target``:
-    ``target`` is the same share of the distance to a shock and of the distance to the edge of stability.
-    Both grow in proportion to the learning rate. NaN where the values say nothing.
+    The bounds: where ``shock/proximity >= target``, the transition is at least ``interval / target`` steps away or
+    lasts as long (``shock/arrival_steps``, ``shock/steps``); for gradient descent, ``lr * lambda_max <= 2 target``.
+    ``target`` is the same share of the way to the shock, between two measurements, and of the way to the edge of
+    stability; both grow in proportion to the learning rate. So a transition cannot outrun the watch; a bound on its
+    arrival alone would put it off for ever. NaN where the values say nothing.
     """
     stability = values.get("shock/lr_lambda_max", learning_rate * values.get("shock/lambda_max", math.nan))
-    loads = [values.get(PROXIMITY, math.nan) / target]
+    proximity, loads = values.get(PROXIMITY, math.nan), []
+    if not math.isnan(proximity):
+        times = [values.get(tag, math.nan) for tag in ("shock/arrival_steps", "shock/steps")]
+        ahead = max((time for time in times if time > 0.0), default=horizon / max(proximity, target))
+        loads.append(interval / (target * ahead) if proximity >= target else 0.0)
     if gradient_descent:
         loads.append(stability / (EDGE_OF_STABILITY * target))
     known = [value for value in loads if not math.isnan(value)]
@@ -73,7 +86,11 @@ class _Measured:
 
 
 class ShockLRController(Callback):
-    """Keeps ``shock/proximity`` and ``lr * lambda_max / 2`` under ``target`` by scaling every learning rate.
+    """Passes transitions slowly, and keeps ``lr * lambda_max / 2`` under ``target``, by scaling every learning rate.
+
+    While a transition is near (``shock/proximity`` above ``target``) the rate is such that at most the share
+    ``target`` of the way to it, or of its duration, goes by between two measurements: what is behind it, a larger
+    curvature perhaps, is then seen in time.
 
     The factor is applied for the duration of ``optimizer.step()`` only, whether it ends or raises: schedulers
     (and checkpoints, and LearningRateMonitor) see their own learning rate, so any scheduler composes, and
@@ -82,7 +99,8 @@ class ShockLRController(Callback):
     Hessian).
 
     Args:
-        target: share of the way to the shock, and to the edge of stability, that is allowed; in (0, 1].
+        target: share of the way through a shock between two measurements, and of the way to the edge of stability,
+            that is allowed; in (0, 1].
         dry_run: compute and log the factor, but leave the learning rate alone.
 
     Attributes:
@@ -92,7 +110,7 @@ class ShockLRController(Callback):
         ValueError: if an argument is out of its range.
     """
 
-    def __init__(self, target: float = 0.5, dry_run: bool = False) -> None:
+    def __init__(self, target: float = 0.8, dry_run: bool = False) -> None:
         self.target = require_float("target", target, 0.0, 1.0, open_low=True)
         if not isinstance(dry_run, bool):
             raise ValueError(f"dry_run={dry_run!r}: must be True or False")
@@ -101,6 +119,7 @@ class ShockLRController(Callback):
         self._broken = False
         self._changes: list[tuple[int, float]] = [(0, 1.0)]
         self._pending: list[_Measured] = []
+        self._last_probe: int | None = None
         self._scaled: list[ScaledStep] = []
         self._watch: ShockWatch | None = None
         self._meets: ShockWatch | None = None
@@ -164,26 +183,44 @@ class ShockLRController(Callback):
         self._meets = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The factor in force, its last changes, and what was measured but not decided on."""
+        """The factor in force, its last changes, and what was measured lately or not decided on."""
         if self._watch is not None:
             self._watch.catch_up()  # what is published now is not published again after a resume
         return {
             "factor": self.factor,
             "changes": [list(change) for change in self._changes],
+            "last_probe": self._last_probe,
             "pending": [[measured.step, measured.axis, measured.load] for measured in self._pending],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the factor in force."""
         self.factor = self._proposal = float(state_dict["factor"])
-        # the first releases had neither
+        # the first releases had the factor alone
         changes = state_dict.get("changes", [(0, self.factor)])
         self._changes = [(int(step), float(factor)) for step, factor in changes]
+        self._last_probe = state_dict.get("last_probe")
         pending = state_dict.get("pending", [])
         self._pending = [_Measured(int(step), int(axis), float(value)) for step, axis, value in pending]
 
     def _hear(self, update: Update) -> None:
-        measured = load(update.values, update.learning_rate, self.target, update.gradient_descent)
+        if self._watch is None:
+            return
+        settings, since = self._watch.settings, self._last_probe
+        # the next measurement is about as far ahead as the last one is behind; what is a horizon away is not near
+        interval = (
+            settings.every_n_steps if since is None else max(update.step - since, settings.every_n_steps)
+        )
+        if PROXIMITY in update.values:
+            self._last_probe = update.step
+        measured = load(
+            update.values,
+            update.learning_rate,
+            self.target,
+            update.gradient_descent,
+            min(interval, settings.horizon),
+            settings.horizon,
+        )
         self._pending.append(_Measured(update.step, update.axis, measured))
 
     def _decide(self, trainer: Trainer) -> float:

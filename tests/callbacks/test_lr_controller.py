@@ -24,11 +24,34 @@ class Slow(L.Callback):
 
 
 def test_load_is_the_worse_of_two_bounds() -> None:
-    assert load({"shock/proximity": 1.0}, 0.1, 0.5, True) == 2.0
-    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, True) == pytest.approx(3.0)
-    assert load({"shock/proximity": 0.1, "shock/lr_lambda_max": 3.0}, 9.0, 0.5, True) == pytest.approx(3.0)
-    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, False) == pytest.approx(0.2)
-    assert math.isnan(load({"raw/norm": 1.0}, 0.1, 0.5, True))
+    assert load({"shock/proximity": 1.0}, 0.1, 0.5, True, 5, 5) == 2.0
+    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, True, 5, 5) == pytest.approx(
+        3.0
+    )
+    assert load({"shock/proximity": 0.1, "shock/lr_lambda_max": 3.0}, 9.0, 0.5, True, 5, 5) == pytest.approx(
+        3.0
+    )
+    assert load({"shock/proximity": 0.1, "shock/lambda_max": 30.0}, 0.1, 0.5, False, 5, 5) == 0.0
+    assert math.isnan(load({"raw/norm": 1.0}, 0.1, 0.5, True, 5, 5))
+
+
+def test_a_transition_must_not_outrun_the_watch_nor_be_put_off_for_ever() -> None:
+    def paced(arrival: float, lasts: float, interval: float) -> float:
+        values = {"shock/proximity": 200 / arrival, "shock/arrival_steps": arrival, "shock/steps": lasts}
+        return load(values, 0.1, 0.5, True, interval, horizon=200)
+
+    assert paced(1.0, 10.0, 5.0) == pytest.approx(1.0), "it comes now, and lasts two measurements"
+    assert paced(1.0, 10.0, 10.0) == pytest.approx(2.0)
+    assert paced(40.0, 10.0, 20.0) == pytest.approx(1.0), "two measurements away"
+    assert paced(500.0, 10.0, 300.0) == 0.0, "not near"
+    assert load({"shock/proximity": 0.0, "shock/steps": 3.0}, 0.1, 0.5, True, 9, 9) == 0.0, "no evidence"
+    # a bound on the arrival alone would be Zeno's: two measurements away at every measurement
+    arrival, factor, steps = 50.0, 1.0, 0
+    while arrival > 0.0:
+        factor = next_factor(factor, paced(arrival / factor, 10.0 / factor, 10.0), factor)
+        arrival, steps = arrival - 10.0 * factor, steps + 10
+    assert steps < 110
+    assert factor == pytest.approx(0.5)
 
 
 def test_factor_goes_down_at_once_and_up_in_steps() -> None:
@@ -44,7 +67,7 @@ def test_factor_goes_down_at_once_and_up_in_steps() -> None:
 def test_closed_loop_settles_on_the_target() -> None:
     factor = 1.0
     for _ in range(10):
-        factor = next_factor(factor, load({"shock/proximity": 2.0 * factor}, 0.1, 0.5, True), factor)
+        factor = next_factor(factor, load({"shock/proximity": 2.0 * factor}, 0.1, 0.5, True, 5, 5), factor)
     assert factor * 2.0 == pytest.approx(0.5)
 
 
@@ -69,7 +92,7 @@ def test_composes_with_a_scheduler_and_leaves_nothing_behind(
     rates, control = Rates(), ShockLRController(target=0.5)
     logger = CSVLogger(tmp_path)
     module = Net(scheduler=True)
-    watch = ShockWatch(every_n_steps=2, probe=1000)
+    watch = ShockWatch(every_n_steps=2, horizon=2, probe=1000)
     fit([control, watch, Slow(), rates], module, logger=logger)
     assert control.factor == 0.25
     assert rates.seen == pytest.approx([0.05 * 0.9**k for k in range(1, 21)])
@@ -89,8 +112,8 @@ def test_recovers_when_the_shock_has_passed(
         return process(snapshot, probe)
 
     monkeypatch.setattr(fake, "process", passing)
-    rates, control = Rates(), ShockLRController()
-    fit([ShockWatch(every_n_steps=2, probe=1), control, Slow(), rates])
+    rates, control = Rates(), ShockLRController(target=0.5)
+    fit([ShockWatch(every_n_steps=2, horizon=2, probe=1), control, Slow(), rates])
     assert min(rates.used) < 0.05 / 3
     assert control.factor == 1.0
     assert rates.used[-1] == 0.05
@@ -99,8 +122,8 @@ def test_recovers_when_the_shock_has_passed(
 def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:
     fake.proximity = 2.0
     _, plain = fit([])
-    rates, control = Rates(), ShockLRController(dry_run=True)
-    _, watched = fit([ShockWatch(every_n_steps=2, probe=1), control, Slow(), rates])
+    rates, control = Rates(), ShockLRController(target=0.5, dry_run=True)
+    _, watched = fit([ShockWatch(every_n_steps=2, horizon=2, probe=1), control, Slow(), rates])
     assert control.factor == 0.25
     assert set(rates.used) == {0.05}
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
@@ -108,7 +131,7 @@ def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:
 
 def test_needs_a_watch(fit: Fit) -> None:
     with pytest.raises(MisconfigurationException, match="no ShockWatch"):
-        fit([ShockLRController()])
+        fit([ShockLRController(target=0.5)])
 
 
 @pytest.mark.parametrize("options", [{"target": 0.0}, {"target": 1.5}, {"target": "x"}, {"dry_run": 1}])

@@ -32,8 +32,8 @@ def fail(self, *_, **__):
 if __name__ == "__main__":
     if {broken} and os.environ.get("LOCAL_RANK", "0") == "0":
         L.pytorch.strategies.DDPStrategy.save_checkpoint = fail
-    watch = ShockWatch(every_n_steps=2, probe=1)
-    stop, control = ShockEarlyStopping(patience=3, action="both"), ShockLRController()
+    watch = ShockWatch(every_n_steps=2, horizon=2, probe=1)
+    stop, control = ShockEarlyStopping(patience=3, action="both"), ShockLRController(target=0.5)
     trainer = L.Trainer(
         max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir={root!r},

@@ -175,7 +175,7 @@ def run(
     **options: Any,
 ) -> L.Trainer:
     """Fit, the controller before or after the watch, with an analysis that answers at the next batch."""
-    watch, gate = ShockWatch(every_n_steps=EVERY, probe=1), analysis.gate
+    watch, gate = ShockWatch(every_n_steps=EVERY, horizon=EVERY, probe=1), analysis.gate
     assert gate is not None
     watched = [Hold(gate), watch, Settle(watch, gate)]
     callbacks = [control, *watched, *more] if first else [*watched, control, *more]
@@ -207,7 +207,7 @@ def test_used_rate_is_closed_form_times_factor(
 
 
 def test_nothing_is_left_on_the_optimizer(fit: Fit, analysis: FakeAnalysis) -> None:
-    trainer = run(fit, analysis, Two(None, "step"), ShockLRController())
+    trainer = run(fit, analysis, Two(None, "step"), ShockLRController(target=0.5))
     assert "step" not in trainer.optimizers[0].__dict__
 
 
@@ -219,7 +219,7 @@ def test_a_run_resumed_in_mid_intervention_goes_on_to_the_last_bit(
         module = Two(SCHEDULERS["cosine"][0], "step")
         save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=9, save_top_k=-1)
         options = {"max_steps": STEPS, "max_epochs": -1, "enable_checkpointing": True} | options
-        trainer = run(fit, analysis, module, ShockLRController(), save, first=first, **options)
+        trainer = run(fit, analysis, module, ShockLRController(target=0.5), save, first=first, **options)
         return module, trainer.optimizers[0].used
 
     whole, used = part()
@@ -237,7 +237,7 @@ def test_what_is_published_while_saving_is_decided_on_after_a_resume(
     fit: Fit, analysis: FakeAnalysis, tmp_path: Path
 ) -> None:
     """The snapshot of step 4, the first one near, is still in work when the checkpoint of step 4 is written."""
-    control = ShockLRController()
+    control = ShockLRController(target=0.5)
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
     run(
         fit, analysis, Two(None, "step"), control, save, max_steps=5, max_epochs=-1, enable_checkpointing=True
@@ -258,9 +258,9 @@ def test_a_step_that_raises_gives_the_rate_back(fit: Fit, analysis: FakeAnalysis
     module, outside = Fails(SCHEDULERS["exponential"][0], "step", catch), Outside()
     if not catch:
         with pytest.raises(FloatingPointError):
-            run(fit, analysis, module, ShockLRController(), outside)
+            run(fit, analysis, module, ShockLRController(target=0.5), outside)
     else:
-        run(fit, analysis, module, ShockLRController(), outside)
+        run(fit, analysis, module, ShockLRController(target=0.5), outside)
     optimizer: Any = module.trainer.optimizers[0]
     assert optimizer.used[7] == [rate * 0.25 for rate in outside.seen[7]], "it was lowered when it failed"
     if not catch:
