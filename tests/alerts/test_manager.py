@@ -252,6 +252,8 @@ def test_a_smooth_healthy_run_raises_nothing():
     [
         ({"shock/proximity": 1.3, "shock/arrival_steps": 150.0}, 2, "transition ahead", "warning"),
         ({"shock/lr_lambda_max": 2.3, "phase/edge_steps": 0.0}, 2, "edge of stability", "warning"),
+        ({"shock/lr_lambda_max": 4.5, "phase/edge_steps": 0.0}, 1, "far beyond the edge", "critical"),
+        ({"block/h.0/collapse_steps": 60.0}, 1, "attention collapse ahead", "warning"),
         ({"phase/edge_steps": 70.0}, 2, "edge of stability ahead", "info"),
         ({"phase/state": 5.0}, 1, "divergence", "critical"),
         ({"block/h.0/effective_rank": 1.0}, 5, "rank collapse", "warning"),

@@ -6,6 +6,7 @@ They are few on purpose: a smooth, healthy run raises none.
 from shockwatch.alerts.rule import Rule
 from shockwatch.alerts.rules import (
     attention_collapse,
+    beyond_edge,
     divergence,
     edge_ahead,
     edge_of_stability,
@@ -18,6 +19,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     transition_ahead.RULE,
     edge_ahead.RULE,
     edge_of_stability.RULE,
+    beyond_edge.RULE,
     attention_collapse.RULE,
     rank_collapse.RULE,
 )
