@@ -13,8 +13,9 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
 
 _UNDECAYED = (
-    "weight decay is not part of the watched loss: it differs between parameter groups, or weights are read through a "
-    "norm, where it changes the effective learning rate instead."
+    "weight decay is not part of the watched loss: it differs between parameter groups, or the canonical form is not "
+    "the point of least norm (weights read through a norm, where it changes the effective learning rate; biases that "
+    "move along the stream)."
 )
 
 
@@ -39,8 +40,10 @@ class DecayedLoss:
     def __init__(self, reduced: ReducedLoss, quotient: Quotient, point: State, rate: float) -> None:
         self._rate = require_float("rate", rate, 0.0)
         if not has_minimum_norm(quotient):
+            found = next(f"{group.kind} {group.name}" for group in quotient.groups if not group.least_norm)
             raise ValueError(
-                "quotient: must have no scale invariance; there weight decay has no minimum on the orbit"
+                f"quotient: has {found}, whose canonical form is not the point of least norm on the orbit; must have "
+                "none such"
             )
         self._inner = reduced
         self._base = quotient.flatten(point)
@@ -66,12 +69,14 @@ class DecayedLoss:
 
 
 def has_minimum_norm(quotient: Quotient) -> bool:
-    """Whether the canonical point has the smallest norm on its orbit.
+    """Whether the canonical point has the smallest norm on its orbit: each group says so of its slice.
 
     Not under scale invariance (weights read through a norm only): there the infimum is at zero, the slice is unit norm
     by convention, and weight decay moves along the orbit; it changes the effective learning rate, not the reduced loss.
+    Nor where gains are made equal for a stream to turn, or a bias is moved along the stream until it is zero: there
+    ``w |q|^2 / 2`` is an upper bound of the reduced term.
     """
-    return not any(group.kind == "scale invariance" for group in quotient.groups)
+    return all(group.least_norm for group in quotient.groups)
 
 
 def with_weight_decay(

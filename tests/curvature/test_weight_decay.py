@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shockwatch.curvature import CanonicalLoss, DecayedLoss
+from shockwatch.curvature import CanonicalLoss, DecayedLoss, has_minimum_norm
 from shockwatch.engine import Engine
 from shockwatch.snapshot import Snapshot
 from shockwatch.symmetry import infer_symmetries
+from shockwatch.symmetry.groups import BiasTransport, ContinuousGroup, ScaleInvariance
 from shockwatch.tracing import StepLoss, trace_step
 from tests.curvature.test_curved_quotient import constrained, null_space, riemannian_hessian
-from tests.symmetry.cases import BY_NAME, state_of
+from tests.symmetry.cases import BY_NAME, CASES, state_of
 
 DOUBLE = torch.float64
 
@@ -106,7 +107,7 @@ def test_where_it_has_no_meaning_it_is_left_out_and_said_once() -> None:
     quotient = engine.quotient
     point = quotient.canonicalize(state_of(model))
     plain = CanonicalLoss(quotient, StepLoss(trace_step(model, case.loss, batch), batch), point, {})
-    with pytest.raises(ValueError, match="scale invariance"):
+    with pytest.raises(ValueError, match=r"scale invariance .* least norm"):
         DecayedLoss(plain, quotient, point, 0.1)
     with pytest.raises(ValueError, match="rate"):
         DecayedLoss(plain, quotient, point, -0.1)
@@ -117,3 +118,51 @@ def test_where_it_has_no_meaning_it_is_left_out_and_said_once() -> None:
     ]
     assert sum("weight decay" in note for note in notes[0]) == 1
     assert not any("weight decay" in note for note in notes[1])
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_each_group_knows_whether_its_slice_has_the_least_norm(name: str) -> None:
+    """At a point of least norm the point itself is orthogonal to the orbit: to every generator."""
+    case = BY_NAME[name]
+    model = case.model()
+    quotient = infer_symmetries(model, case.loss, case.data())
+    point = quotient.canonicalize(state_of(model))
+    for group in quotient.groups:
+        if not isinstance(group, ContinuousGroup):
+            continue
+        slope = float(group.adjoint(point, dict(point)).abs().max())
+        if group.least_norm:
+            assert slope < 1e-9, group.name
+        elif isinstance(group, (BiasTransport, ScaleInvariance)):
+            assert slope > 1e-4, group.name
+    vertical = quotient.projector(point).vertical_norm({n: point[n] for n in quotient.names})
+    assert (vertical < 1e-8) == has_minimum_norm(quotient)
+
+
+@pytest.mark.parametrize(
+    ("name", "minimal"), [("mlp", True), ("cnn", True), ("attention", False), ("residual", False)]
+)
+def test_translations_against_descent_along_the_orbit(name: str, minimal: bool) -> None:
+    """The least squared norm over all shifts, by descent with exact shifts from a random one.
+
+    Fixing the source of a transport at zero is not it: part of the shift would stay there.
+    """
+    case = BY_NAME[name]
+    model = case.model()
+    quotient = infer_symmetries(model, case.loss, case.data())
+    point = quotient.canonicalize(state_of(model))
+    shifts = [g for g in quotient.groups if isinstance(g, ContinuousGroup) and g.kind == "translation"]
+    state = {n: t.clone() for n, t in point.items()}
+    generator = torch.Generator().manual_seed(0)
+    for group in shifts:
+        group.transform_(state, generator, 1.0)
+    for _ in range(100):
+        for group in shifts:
+            group.generate_(-group.solve_gram(group.adjoint(state, state), state), dict(state), state)
+    assert quotient.euclidean(quotient.canonicalize(state, point), point) < 1e-9
+    ratio = quotient.norm(state) / quotient.norm(point)
+    if minimal:
+        assert ratio == pytest.approx(1.0, rel=1e-12)
+    else:
+        assert ratio < 1 - 1e-3
+    assert all(group.least_norm for group in shifts) is minimal

@@ -73,6 +73,11 @@ class SymmetryGroup(ABC):
         return 0.0
 
     @property
+    def least_norm(self) -> bool:
+        """Whether the canonical form is the point of least norm on the orbit, and not another slice."""
+        return True
+
+    @property
     def frame_order(self) -> int:
         """Groups fix their frames in this order: one that reads what another turns comes after it."""
         return 100

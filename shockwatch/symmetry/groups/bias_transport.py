@@ -70,6 +70,11 @@ class BiasTransport(ContinuousGroup):
     def _centred(self, shift: Tensor) -> Tensor:
         return shift - shift.mean(self.excluded, keepdim=True) if self.excluded else shift
 
+    @property
+    def least_norm(self) -> bool:
+        # Part of the shift would stay in the source, for the sinks' sake.
+        return not self._path.sinks
+
     def _shift_(self, state: State, target: State, shift: Tensor) -> None:
         """Add the vertical vector of ``shift`` at ``state`` to ``target``."""
         shift = self._centred(shift)

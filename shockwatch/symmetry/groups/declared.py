@@ -52,6 +52,10 @@ class DeclaredGroup(ContinuousGroup):
         return self.inner.canonicalize_(state)
 
     @property
+    def least_norm(self) -> bool:
+        return self.inner.least_norm
+
+    @property
     def frame_order(self) -> int:
         return self.inner.frame_order
 

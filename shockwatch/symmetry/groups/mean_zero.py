@@ -61,6 +61,11 @@ class MeanZeroReader(ContinuousGroup):
         excluded = math.prod(sizes[d] for d in self.excluded) if self.excluded else 0
         return math.prod(sizes) - (math.prod(sizes) // excluded if excluded else 0)
 
+    @property
+    def least_norm(self) -> bool:
+        # The form does not see the gain's scale; the least norm would.
+        return self.gain is None and self.norm_bias is None
+
     def _along(self, piece: Piece | None, state: State, default: float) -> Tensor:
         """A vector of the norm, shaped to broadcast over the weight's view."""
         view, own = self._weight.view(state), [a.root() for a in piece.atoms] if piece is not None else []

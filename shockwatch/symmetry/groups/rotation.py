@@ -140,6 +140,10 @@ class Rotation(ContinuousGroup):
         self._turn_(state, self._nearest(draw.to(self.pieces[0].view(state).device)))
 
     @property
+    def least_norm(self) -> bool:
+        return not self.gains
+
+    @property
     def frame_order(self) -> int:
         return 0
 

@@ -272,6 +272,10 @@ class FoldedGain(RealScaling):
         size = torch.where(torch.isfinite(size), size, total(logs) / total(torch.ones_like(logs)))
         return torch.where(alive & torch.isfinite(logs), charge * (size - logs), torch.zeros_like(logs))
 
+    @property
+    def least_norm(self) -> bool:
+        return False
+
     def extinguish_(self, state: State, norms: list[tuple[float, Tensor]]) -> bool:
         # The gains have one size, dead ones stay: nothing here is the limit of anything.
         return False
@@ -286,6 +290,10 @@ class ScaleInvariance(ScalingGroup):
     """R_+ for each group of weights that is read only through a norm; its slice is unit norm."""
 
     kind: ClassVar[str] = "scale invariance"
+
+    @property
+    def least_norm(self) -> bool:
+        return False
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
