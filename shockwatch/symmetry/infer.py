@@ -18,6 +18,7 @@ from shockwatch.symmetry.declared import Declared, reconcile
 from shockwatch.symmetry.generic import generic_point
 from shockwatch.symmetry.groups import FINDERS, SymmetryGroup
 from shockwatch.symmetry.groups.declared import DeclaredGroup
+from shockwatch.symmetry.listed import candidates
 from shockwatch.symmetry.masked import mark_masked
 from shockwatch.symmetry.naming import unique
 from shockwatch.symmetry.paths import PathCheck, report
@@ -87,6 +88,7 @@ def quotient_of(
         hidden, *_ = _verified(again, verifier, check, empty)
         seen = newly_seen(analysis, kept, hidden)
         kept = [*without_contained(kept, seen), *seen]
+    kept += _lists(trace, tensors, verifier, check)
     kept, refused = _with_declared(by_hand, kept, verifier, check, acting, seed)
     rejected += refused
     mark_rounded(kept, trace, batch, acting, fixed)
@@ -146,6 +148,20 @@ def _verified(
             if len(good) < len(groups):
                 break
     return kept, rejected, elsewhere
+
+
+def _lists(
+    trace: Trace, tensors: Mapping[str, Tensor], verifier: Verifier, check: PathCheck | None
+) -> list[SymmetryGroup]:
+    """Permutations of modules in lists, the first of each list that the measurement admits."""
+    kept: list[SymmetryGroup] = []
+    for choices in candidates(trace, tensors):
+        for group in choices:
+            group.residual = verifier.residual(group)
+            if holds(group, group.residual) and (check is None or not check.split([group])[1]):
+                kept.append(group)
+                break
+    return kept
 
 
 def _with_declared(

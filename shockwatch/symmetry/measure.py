@@ -17,7 +17,7 @@ from scipy.sparse import eye, kron, vstack
 from torch import Tensor
 
 from shockwatch.snapshot import State
-from shockwatch.symmetry.groups import Permutation
+from shockwatch.symmetry.groups import ListPermutation, Permutation
 
 LIMIT = 1024
 """Most units of an assignment: it takes O(N^3) time, about 3 s here."""
@@ -89,6 +89,8 @@ def unit_measure(group: Permutation, state: State) -> Measure:
         if piece.trainable
         for position in piece.positions(group.units)
     ]
+    if isinstance(group, ListPermutation):
+        parts += group.members(state)
     return Measure(torch.cat([part.detach().double() for part in parts], 1))
 
 

@@ -32,7 +32,7 @@ class UnitOrder:
             if earlier is group:
                 self._moves[k] = (group, before.gather(-1, order))
                 return
-            if earlier.units in group.batch or group.units in earlier.batch:
+            if earlier.entangled(group) or group.entangled(earlier):
                 break
         self._moves.append((group, order))
 

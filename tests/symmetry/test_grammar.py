@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
+import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,7 @@ def generator_rank(quotient: Quotient, state: dict[str, Tensor]) -> int:
     return int((values > 1e-9 * values[0]).sum())
 
 
+@pytest.mark.timeout(1200)
 @settings(
     max_examples=int(ASKED or 200),
     derandomize=ASKED is None,

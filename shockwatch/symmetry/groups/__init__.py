@@ -22,6 +22,7 @@ from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.groups.bias_transport import BiasTransport
 from shockwatch.symmetry.groups.complex_scaling import ComplexScaling
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.groups.listed import ListPermutation
 from shockwatch.symmetry.groups.mean_zero import MeanZeroReader
 from shockwatch.symmetry.groups.permutation import Permutation
 from shockwatch.symmetry.groups.rotation import Rotation
@@ -52,6 +53,7 @@ __all__ = [
     "ComplexScaling",
     "ContinuousGroup",
     "GeneralLinear",
+    "ListPermutation",
     "MeanZeroReader",
     "Permutation",
     "PositiveScaling",

@@ -62,6 +62,10 @@ class Permutation(SymmetryGroup):
         index = order.to(view.device).reshape(*order.shape, *(1,) * len(rest)).expand(moved.shape)
         moved.copy_(moved.gather(len(lead), index))
 
+    def entangled(self, other: Permutation) -> bool:
+        """Whether it matters which of the two comes first."""
+        return self.units in other.batch or other.units in self.batch
+
     @property
     def frame_order(self) -> int:
         return -1

@@ -1,0 +1,49 @@
+"""S_n of equal modules in a list: experts in an ``nn.ModuleList``, with the axes of what tells them apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shockwatch.snapshot import State
+from shockwatch.symmetry.groups.permutation import Permutation
+
+
+class ListPermutation(Permutation):
+    """Reorders whole tensors, one of each member of the list, together with ``axis`` of the pieces (a router's rows).
+
+    Args:
+        inner: the permutation of the pieces.
+        families: names of tensors of one shape, in the order of the list.
+    """
+
+    def __init__(self, inner: Permutation, families: tuple[tuple[str, ...], ...]) -> None:
+        super().__init__(inner.name, inner.pieces, inner.evidence, axis=inner.axis)
+        self.families = families
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (*super().parameters, *(name for family in self.families for name in family))
+
+    @property
+    def shared(self) -> frozenset[str]:
+        return super().shared | {name for family in self.families for name in family}
+
+    def permute_(self, state: State, order: Tensor) -> None:
+        super().permute_(state, order)
+        for family in self.families:
+            before = [state[name].clone() for name in family]
+            for name, source in zip(family, order.tolist(), strict=True):
+                state[name].copy_(before[source])
+
+    def members(self, state: State) -> list[Tensor]:
+        """Each family as ``(n, rest)``."""
+        return [torch.stack([state[name].reshape(-1) for name in family]) for family in self.families]
+
+    def norms(self, state: State) -> Tensor:
+        squares = [part.double().square().sum(-1) for part in self.members(state)]
+        return super().norms(state) + torch.stack(squares).sum(0)
+
+    def entangled(self, other: Permutation) -> bool:
+        inside = {name for family in self.families for name in family}
+        return not inside.isdisjoint(other.parameters)
