@@ -10,6 +10,7 @@ import torch
 
 from shockwatch.inspection.subject import InspectionError, current_directory_importable, load, one_line
 from shockwatch.offline.checkpoint import CheckpointError
+from shockwatch.offline.element import elements
 from shockwatch.offline.reader import CheckpointReader
 from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
@@ -18,6 +19,7 @@ from shockwatch.tracing import TraceError, trace_step
 # Canonicalisation and alignment of float32 weights agree to about their rounding, amplified by the balancing.
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-5}
 _SAME_HALF = 1e-2
+_WIDEST = 48  # of a group's name in the table
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,14 @@ class GroupRelation:
     """What one group contributes to the difference.
 
     Attributes:
-        first, second: distance of each state from the canonical slice, root mean square of the logarithm; the
-            group element from one to the other goes down to the slice and up again. NaN: the group has no slice.
+        element: the group element that takes the first state to the second (for two networks: nearest to it), in
+            words; empty for the identity.
         moved: units that change places, and how many there are; None for a continuous group.
     """
 
     kind: str
     name: str
-    first: float
-    second: float
+    element: str
     moved: tuple[int, int] | None
 
 
@@ -70,15 +71,10 @@ def compare(quotient: Quotient, first: State, second: State, loss: tuple[float, 
     for group, places in order.moves:
         identity = torch.arange(places.shape[-1])
         moved[group.name] = (int((places.cpu() != identity).sum()), places.numel())
-    down, up = quotient.imbalance(first), quotient.imbalance(second)
+    told = elements(quotient, first, order.apply(dict(second)))
+    told |= {name: f"{changed} of {count} units moved" for name, (changed, count) in moved.items() if changed}
     relations = tuple(
-        GroupRelation(
-            kind=group.kind,
-            name=group.name,
-            first=down.get(f"raw/imbalance/{group.name}", math.nan),
-            second=up.get(f"raw/imbalance/{group.name}", math.nan),
-            moved=moved.get(group.name) if group.dim == 0 else None,
-        )
+        GroupRelation(group.kind, group.name, told.get(group.name, ""), moved.get(group.name))
         for group in quotient.groups
     )
     return Comparison(
@@ -135,14 +131,14 @@ def report(result: Comparison) -> str:
         f"distance of the parameters {result.raw:.6g}",
         f"distance modulo symmetry   {result.quotient:.6g} ({share:.2e} of the norm {result.norm:.6g})",
     ]
-    shown = [r for r in result.relations if r.moved or max(abs(r.first), abs(r.second)) > 0.0]
-    if shown:
-        lines += [
-            "",
-            "groups: distance of each from the balanced point (log units), units that change places",
-        ]
-        width = max(len(f"{r.kind} {r.name}") for r in shown)
-        for r in shown:
-            what = f"{r.moved[0]} of {r.moved[1]} moved" if r.moved else f"{r.first:8.3f} {r.second:8.3f}"
-            lines.append(f"  {f'{r.kind} {r.name}':{width}}  {what}")
+    if shown := [r for r in result.relations if r.element]:
+        lines += ["", "the element of each group that takes part, from the first to the second"]
+        kinds, names = (
+            max(map(len, column)) for column in zip(*((r.kind, _short(r.name)) for r in shown), strict=True)
+        )
+        lines += [f"  {r.kind:{kinds}}  {_short(r.name):{names}}  {r.element}" for r in shown]
     return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 3]}..."

@@ -31,12 +31,16 @@ def test_another_gauge_is_the_same_network(case, capsys):
     assert "one network in two gauges" in out
     assert "moved" in out
     assert "positive scaling" in out
+    assert "factors" in out
+    assert "shift of length" in out
+    assert max(map(len, out.splitlines())) <= 120
 
 
 def test_the_same_file(case, capsys):
     code, out = run("step=40.ckpt", "step=40.ckpt", capsys)
     assert code == 0
     assert out.startswith("the same parameters")
+    assert "element" not in out
 
 
 def test_two_moments_are_two_networks(case, capsys):

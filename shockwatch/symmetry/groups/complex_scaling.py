@@ -89,6 +89,16 @@ class ComplexScaling(ScalingGroup):
         pairs = zip(self._views(state), self._views(reference), strict=True)
         self._turn_(state, self._phase([(*ours, *theirs) for ours, theirs in pairs]))
 
+    def between(self, before: State, after: State) -> Tensor:
+        """The complex factor of each pair that takes ``before`` to ``after``."""
+        old, new = self._views(before), self._views(after)
+        phase = self._phase([(*one, *other) for one, other in zip(old, new, strict=True)])
+        charge = self.charges[0]
+        sizes = [self._sum(a * a + b * b) for a, b in (old[0], new[0])]
+        modulus = (sizes[1] / sizes[0]).pow(0.5 / charge)
+        modulus = torch.where(torch.isfinite(modulus) & (modulus > 0), modulus, torch.ones_like(modulus))
+        return torch.polar(modulus, phase).cpu()
+
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         growth, turn = coefficients[0], coefficients[1]
         for first, second, charge in self._pairs():

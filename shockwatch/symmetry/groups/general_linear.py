@@ -188,6 +188,15 @@ class GeneralLinear(ContinuousGroup):
         grams = self._gram(state, 1.0), self._gram(state, -1.0)
         return self._by_layer(self._balance(*grams)[1])
 
+    def between(self, before: State, after: State) -> Tensor:
+        """The matrix of each block, ``(blocks, d, d)``, that takes ``before`` to ``after``."""
+        old, new = (self._stack(state, 1.0).double() for state in (before, after))
+        eye = torch.eye(self._row.size, dtype=old.dtype, device=old.device)
+        # what the columns do not span stays
+        inverse = torch.linalg.pinv(old)
+        matrix: Tensor = new @ inverse + eye - old @ inverse
+        return matrix.cpu()
+
     def stacked(self, layer: Atom) -> GeneralLinear:
         return dataclasses.replace(self, batch=(layer, *self.batch))
 

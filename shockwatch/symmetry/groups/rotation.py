@@ -159,6 +159,10 @@ class Rotation(ContinuousGroup):
         """Nearest in the writers that nothing else turns: the others can be compared only afterwards."""
         self._turn_(state, self._nearest(self._anchors(reference) @ self._anchors(state).T))
 
+    def between(self, before: State, after: State) -> Tensor:
+        """The rotation that takes ``before`` to ``after``."""
+        return self._nearest(self._anchors(after) @ self._anchors(before).T).cpu()
+
     def refine_(self, state: State, reference: State) -> None:
         """Nearest in all pieces, once the other groups are aligned."""
         overlap = self._zeros(state)

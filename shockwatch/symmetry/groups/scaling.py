@@ -155,6 +155,18 @@ class ScalingGroup(ContinuousGroup):
     def imbalance(self, state: State) -> Tensor:
         return self._by_layer(self.balancing_log(self._norms(state)))
 
+    def between(self, before: State, after: State) -> Tensor:
+        """The factor of each unit, with its sign, that takes ``before`` to ``after``; 1 where the unit is zero."""
+        factor = torch.full([atom.size for atom in self.units], math.nan, dtype=torch.float64)
+        sign = torch.ones_like(factor)
+        for piece, charge in self.members():
+            old, new = piece.view(before).double(), piece.view(after).double()
+            sizes = [self._per_unit(piece, t.square()).cpu() for t in (old, new)]
+            factor = torch.where(factor.isnan(), (sizes[1] / sizes[0]).pow(0.5 / charge), factor)
+            if self.with_sign and round(charge) % 2:
+                sign = torch.where(self._per_unit(piece, old * new).cpu() < 0, -1.0, sign)
+        return sign * torch.where(torch.isfinite(factor) & (factor > 0), factor, 1.0)
+
     def stacked(self, layer: Atom) -> ScalingGroup:
         return dataclasses.replace(self, units=(layer, *self.units))
 
