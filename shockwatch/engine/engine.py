@@ -18,6 +18,7 @@ from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.trajectory import TrajectoryForecaster
 from shockwatch.snapshot import Observation, Picture, Snapshot, State
 from shockwatch.symmetry import Declared, Quotient
+from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.tracing import LossFunction
 
@@ -50,6 +51,7 @@ class Engine:
         self._phase = PhaseIndicators(mean_run_length=mean_run_length)
         # The first canonical point has its units in order of size, later snapshots in that of the model.
         self._order = UnitOrder()
+        self._gauge = Gauge()
         self._resumed: tuple[int, float, State, State] | None = None
         self._previous: Point | None = None
 
@@ -147,7 +149,7 @@ class Engine:
             self._previous, self._resumed = Point(*self._resumed, quotient), None
         reference = None if self._previous is None else self._previous.canonical
         raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
-        canonical = quotient.canonicalize(self._order.apply(raw), reference)
+        canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)
             if resumed or moved > _JUMP * quotient.norm(reference):
@@ -156,6 +158,7 @@ class Engine:
                 matched, order = quotient.match_with_order(canonical, reference)
                 if quotient.euclidean(matched, reference) < (moved if resumed else moved / 2):
                     canonical, self._order = matched, self._order.then(order)
+                    self._gauge.forget()
         return Point(snapshot.step, snapshot.training_time, raw, canonical, quotient)
 
     def _trajectory_steps(self, point: Point, previous: Point | None, speed: float) -> float:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.balancing import balance_, components
+from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Permutation, Rotation, SymmetryGroup
 from shockwatch.symmetry.packing import Layout, Packed
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.stacking import Stacking
 
-_REFINEMENTS = 3  # rounds of coordinate descent where a stream and what reads it turn together
+_REFINEMENTS = 12  # most rounds of coordinate descent where a stream and what reads it turn together
+_CHAINED = 3  # rounds where linear groups share weights
+_TIGHT, _LOOSE = 1e-12, 5e-7  # ends of it in double and in single precision, relative to the norm
+_NEAR = 0.1  # share of the norm within which a state is taken to have come by training
 
 
 class Acting:
@@ -49,36 +55,90 @@ class Acting:
         for k, group in enumerate(self._framed):
             later = {label for other in self._framed[k + 1 :] for label in other.shared}
             self._settled.append([p for p in group.pieces if p.label not in later])
+        self._rotations = [g for g, _ in stacking.groups if isinstance(g, Rotation)]
         linear = [g.shared for g in framed if isinstance(g, GeneralLinear)]
         chained = len(linear) > 1 and len(frozenset().union(*linear)) < sum(map(len, linear))
-        self._coupled = chained or any(isinstance(g, Rotation) for g in framed)
-        self._rotations = [g for g, _ in stacking.groups if isinstance(g, Rotation)]
+        self._rounds = _REFINEMENTS if self._rotations else _CHAINED if chained else 0
 
-    def balance_(self, state: Packed) -> None:
-        """Move to the minimum-norm point of the orbit in place."""
+    def balance_(self, state: Packed, gauge: Gauge | None = None) -> None:
+        """Move to the minimum-norm point of the orbit in place, starting from and updating ``gauge``."""
+        gauge = Gauge() if gauge is None else gauge
         for groups in self.components:
-            balance_(groups, state.stacks)
+            balance_(groups, state.stacks, gauge)
 
-    def align_(self, state: Packed, reference: Packed) -> None:
-        """Turn a balanced state in place to the point nearest to ``reference``."""
-        self.pair_(state.stacks, reference.stacks)
-        self.refine_(state.stacks, reference.stacks)
+    def follow(self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge) -> Packed:
+        """The balanced point of ``state`` turned to ``reference``, starting from and updating ``gauge``.
 
-    def pair_(self, state: State, reference: State) -> None:
+        Where that ends far from the reference, the state did not come there by training: it starts anew.
+        """
+        if gauge.settled:
+            point = self.layout.pack(state)
+            self.balance_(point, gauge)
+            self._resume_(point, reference, gauge)
+            if _distance(point, reference) <= _NEAR * _distance(reference, None):
+                return point
+            gauge.forget()
+        point = self.layout.pack(state)
+        self.balance_(point, gauge)
+        self.align_(point, reference, gauge)
+        gauge.settled = True
+        return point
+
+    def turned(self, state: Packed, reference: Packed, gauge: Gauge) -> Packed:
+        """The balanced ``state`` turned to ``reference``, starting from and updating ``gauge``, which holds turns only.
+
+        Where what is remembered takes it farther away, it starts anew.
+        """
+        if gauge.settled:
+            point = self.layout.pack(state)
+            for group in self._framed:
+                if isinstance(group, GeneralLinear) and group in gauge.turns:
+                    group.apply_(point.stacks, gauge.turns[group])
+            self._resume_(point, reference, gauge)
+            if _distance(point, reference) <= _distance(state, reference):
+                return point
+            gauge.forget()
+        point = self.layout.pack(state)
+        self.align_(point, reference, gauge)
+        gauge.settled = True
+        return point
+
+    def _resume_(self, state: Packed, reference: Packed, gauge: Gauge) -> None:
+        """Turn streams as is remembered, and everything to ``reference`` from there."""
+        for rotation in self._rotations:
+            rotation.turn_(state.stacks, gauge.turns[rotation])
+        for group in self._framed[len(self._rotations) :]:
+            gauge.turn(group, group.align_(state.stacks, reference.stacks))
+        self.refine_(state.stacks, reference.stacks, gauge)
+
+    def align_(self, state: Packed, reference: Packed, gauge: Gauge | None = None) -> None:
+        """Turn a balanced state in place to the point nearest to ``reference``; ``gauge`` takes note."""
+        self.pair_(state.stacks, reference.stacks, gauge)
+        self.refine_(state.stacks, reference.stacks, gauge)
+
+    def pair_(self, state: State, reference: State, gauge: Gauge | None = None) -> None:
         """Every group once; a linear one in the pieces that no later one turns, where there are any."""
+        gauge = Gauge() if gauge is None else gauge
         for group, settled in zip(self._framed, self._settled, strict=True):
             if isinstance(group, GeneralLinear) and settled:
-                group.turn_(state, reference, settled)
+                gauge.turn(group, group.turn_(state, reference, settled))
             else:
-                group.align_(state, reference)
+                gauge.turn(group, group.align_(state, reference))
 
-    def refine_(self, state: State, reference: State) -> None:
-        """A stream and what reads it turn together: coordinate descent from a point where units are in order."""
-        for _ in range(_REFINEMENTS if self._coupled else 0):
+    def refine_(self, state: State, reference: State, gauge: Gauge | None = None) -> None:
+        """Groups that turn together, a stream and what reads it, a chain: coordinate descent once units are in order."""
+        gauge = Gauge() if gauge is None else gauge
+        for _ in range(self._rounds):
+            turned = not self._rotations
             for rotation in self._rotations:
-                rotation.refine_(state, reference)
+                wide = rotation.pieces[0].view(state).dtype == torch.float64
+                matrix = rotation.refine_(state, reference, _TIGHT if wide else _LOOSE)
+                gauge.turn(rotation, matrix)
+                turned |= matrix is not None
+            if not turned:
+                break
             for group in self._framed[len(self._rotations) :]:
-                group.align_(state, reference)
+                gauge.turn(group, group.align_(state, reference))
 
     def read(
         self, numbers: Callable[[SymmetryGroup], Mapping[str, Tensor]]
@@ -95,3 +155,10 @@ class Acting:
                     row[key] = rest.pop(0)
             result += zip(members, rows, strict=True)
         return result
+
+
+def _distance(state: Packed, other: Packed | None) -> float:
+    names = [name for members in state.layout.own.values() for name in members]
+    moves = (state[n] if other is None else state[n] - other[n] for n in names)
+    move = state.flat if other is None else state.minus(other)
+    return math.sqrt(square_norm(move) if move is not None else sum(square_norm(m) for m in moves))

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.anderson import Anderson
+from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, ScalingGroup
 from shockwatch.symmetry.tables import ScalingTables
 
 _MOST_SWEEPS = 1000
+_MOST_PASSES = 3
 _ROUNDING = 1e4
 _PATIENCE = 4
 _STEADY = 0.1  # a rate of convergence counts as known when it changes by less than this share of its distance from one
@@ -32,12 +34,15 @@ def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]
     return [sorted(members, key=lambda g: place[id(g)]) for _, members in sets]
 
 
-def balance_(groups: Sequence[ContinuousGroup], state: State) -> int:
+def balance_(groups: Sequence[ContinuousGroup], state: State, gauge: Gauge) -> int:
     """Move ``state`` in place to the canonical form of all ``groups`` of one component; returns the number of sweeps.
 
     Over tensors or over tables, whichever were more.
     Groups whose form the others keep come first and once, all scalings together on their reduced tables; only where
     something else shares a piece with them do closed forms alternate over the tensors themselves.
+
+    Args:
+        gauge: the element to start from; it becomes the one that was applied.
     """
     kept = [g for g in groups if g.kept_by_others]
     scalings = [g for g in groups if isinstance(g, ScalingGroup)]
@@ -46,19 +51,27 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> int:
     for group in kept * min(len(kept), 2):
         group.canonicalize_(state)
     tolerance = _tolerance(groups, state)
+    known = [gauge.logs[group].reshape(-1) for group in scalings if group in gauge.logs]
+    start = torch.cat(known) if known else None
     if not others:
         if not scalings:
             return 0
-        logs, sweeps = balancing_logs(living_tables_(scalings, state), tolerance)
+        logs, sweeps = balancing_logs(living_tables_(scalings, state), tolerance, start)
         scale_(scalings, state, logs)
+        _remember(gauge, scalings, logs)
         return sweeps
+    for group in others:
+        if isinstance(group, GeneralLinear) and group in gauge.turns:
+            group.apply_(state, gauge.turns[group])
     if not scalings:
-        return _alternate_(others, state, tolerance)
+        return _alternate_(others, state, tolerance, gauge)
+    if start is not None:
+        scale_(scalings, state, start)
     memory = Anderson()
-    point = ScalingTables(scalings, state).zeros()
+    point = ScalingTables(scalings, state).zeros() if start is None else start
     progress, most = _Progress(tolerance), 0
     for _ in range(_MOST_SWEEPS):
-        moved = max(group.canonicalize_(state) for group in others)
+        moved = max(_step_(group, state, gauge) for group in others)
         # The others follow from the scales alone, so the sweep is a map of the scales.
         change, inner = balancing_logs(living_tables_(scalings, state), tolerance)
         most = max(most, inner)
@@ -67,7 +80,21 @@ def balance_(groups: Sequence[ContinuousGroup], state: State) -> int:
         following = memory.next(point, point + change)
         scale_(scalings, state, following - point)
         point = following
+    _remember(gauge, scalings, point)
     return max(most, progress.sweeps)
+
+
+def _step_(group: ContinuousGroup, state: State, gauge: Gauge, power: float = 1.0) -> float:
+    if not isinstance(group, GeneralLinear):
+        return group.canonicalize_(state)
+    moved, matrix = group.relax_(state, power)
+    gauge.turn(group, matrix)
+    return moved
+
+
+def _remember(gauge: Gauge, groups: Sequence[ScalingGroup], logs: Tensor) -> None:
+    parts = torch.split(logs, [math.prod(atom.size for atom in group.units) for group in groups])
+    gauge.logs.update(zip(groups, parts, strict=True))
 
 
 class _Progress:
@@ -84,17 +111,17 @@ class _Progress:
         return moved < self._tolerance or stalled
 
 
-def _alternate_(groups: Sequence[ContinuousGroup], state: State, tolerance: float) -> int:
+def _alternate_(groups: Sequence[ContinuousGroup], state: State, tolerance: float, gauge: Gauge) -> int:
     """Closed forms one after the other, over-relaxed once their rate is known (Young 1954)."""
+    progress = _Progress(tolerance)
     if len(groups) == 1:
-        groups[0].canonicalize_(state)
+        # A further pass removes what an ill-conditioned first one leaves.
+        while progress.sweeps < _MOST_PASSES and not progress.done(_step_(groups[0], state, gauge)):
+            pass
         return 1
     power, rate, before = 1.0, math.inf, math.inf
-    progress = _Progress(tolerance)
     for _ in range(_MOST_SWEEPS):
-        moved = max(
-            g.relax_(state, power) if isinstance(g, GeneralLinear) else g.canonicalize_(state) for g in groups
-        )
+        moved = max(_step_(group, state, gauge, power) for group in groups)
         if progress.done(moved):
             break
         last, rate = rate, moved / before
@@ -114,13 +141,15 @@ def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTable
             return tables
 
 
-def balancing_logs(tables: ScalingTables, tolerance: float) -> tuple[Tensor, int]:
+def balancing_logs(
+    tables: ScalingTables, tolerance: float, start: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Logarithms of the scales, all units of all groups, that bring the tables' state to its canonical form.
 
     With the number of sweeps over the tables.
     """
     memory, progress = Anderson(), _Progress(tolerance)
-    point = tables.zeros()
+    point = tables.zeros() if start is None else start
     for _ in range(_MOST_SWEEPS):
         image = tables.sweep(point)
         if len(tables.groups) == 1 or progress.done(float((image - point).abs().max())):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,7 +55,6 @@ class GroupBlock(Block):
         super().__init__([group])
         self._group = group
         self._state = state
-        self._solver = group.gram_solver(state)
 
     def adjoint(self, tangent: State) -> Tensor:
         return self._group.adjoint(self._state, tangent)
@@ -64,6 +64,17 @@ class GroupBlock(Block):
 
     def solve(self, coefficients: Tensor) -> Tensor:
         return self._solver(coefficients)
+
+    def precondition(self, coefficients: Tensor) -> Tensor:
+        return self._preconditioner(coefficients)
+
+    @cached_property
+    def _solver(self) -> Callable[[Tensor], Tensor]:
+        return self._group.gram_solver(self._state)
+
+    @cached_property
+    def _preconditioner(self) -> Callable[[Tensor], Tensor]:
+        return self._group.gram_solver(self._state, rough=True)
 
 
 class ScalingsBlock(Block):

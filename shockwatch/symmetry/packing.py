@@ -56,15 +56,15 @@ class Layout:
             key = stack_of.get(name, name)
             entries[key] = self.stacks.get(key, (name,))
         trainable = set(names)
-        self._own = {key: members for key, members in entries.items() if members[0] in trainable}
+        self.own = {key: members for key, members in entries.items() if members[0] in trainable}
         self._further = {key: members for key, members in entries.items() if members[0] not in trainable}
 
     def pack(self, state: Mapping[str, Tensor]) -> Packed:
         """A private copy of what the layout holds; all else is shared with ``state``."""
         further = {k: m for k, m in self._further.items() if all(name in state for name in m)}
-        packed = self._allocate({**self._own, **further}, state)
+        packed = self._allocate({**self.own, **further}, state)
         with torch.no_grad():
-            names = [name for members in (*self._own.values(), *further.values()) for name in members]
+            names = [name for members in (*self.own.values(), *further.values()) for name in members]
             torch._foreach_copy_([packed[name] for name in names], [state[name].detach() for name in names])
         for name, tensor in state.items():
             if name not in packed:
@@ -77,7 +77,7 @@ class Layout:
         return self.pack(full)
 
     def _members(self, like: Mapping[str, Tensor]) -> list[str]:
-        entries = (*self._own.values(), *self._further.values())
+        entries = (*self.own.values(), *self._further.values())
         return [name for members in entries if all(n in like for n in members) for name in members]
 
     def _allocate(self, entries: Mapping[str, Sequence[str]], like: Mapping[str, Tensor]) -> Packed:
@@ -92,7 +92,7 @@ class Layout:
             dtype, device = kinds.pop()
             sizes = [math.prod(shape) for shape in shapes.values()]
             buffer = torch.empty(sum(sizes), dtype=dtype, device=device)
-            packed.flat = buffer[: sum(sizes[: len(self._own)])]
+            packed.flat = buffer[: sum(sizes[: len(self.own)])]
             parts = [
                 p.view(shape) for p, shape in zip(torch.split(buffer, sizes), shapes.values(), strict=True)
             ]

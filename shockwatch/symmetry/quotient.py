@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.acting import Acting
+from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
 from shockwatch.symmetry.order import UnitOrder
@@ -141,19 +142,28 @@ class Quotient:
         return self._with_aliases(moved)
 
     def canonicalize(
-        self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None = None
+        self,
+        state: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor] | None = None,
+        gauge: Gauge | None = None,
     ) -> Packed:
         """The canonical point of the orbit of ``state``.
 
         The balanced point is unique up to permutations, rotations and signs. Units are ordered by norm, rotations
         and signs fixed against a random frame, the same for every call. With ``reference`` (a canonical state)
         units keep their order, and rotations and signs go to the nearest point: inside one run that is continuous.
+
+        Args:
+            gauge: of the last state of the run, to start from; it becomes that of this one. Only time depends on it.
         """
+        if reference is not None:
+            self._require_complete(state)
+            with torch.no_grad():
+                acting = self._acting(state)
+                followed = acting.follow(state, self._packed(reference), Gauge() if gauge is None else gauge)
+                return self._with_aliases(followed)
         moved = self.balance(state)
         with torch.no_grad():
-            if reference is not None:
-                self._acting(state).align_(moved, self._packed(reference))
-                return self._with_aliases(moved)
             for group in sorted(self.groups, key=lambda g: g.frame_order):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)

@@ -90,8 +90,13 @@ class SymmetryGroup(ABC):
         """Whether :meth:`align_` can move anything."""
         return type(self).align_ is not SymmetryGroup.align_
 
-    def align_(self, state: State, reference: State) -> None:
-        """Move along the compact orbit, in place, to the point nearest to ``reference``."""
+    def align_(self, state: State, reference: State) -> Tensor | None:
+        """Move along the compact orbit, in place, to the point nearest to ``reference``.
+
+        Returns:
+            The matrix applied, for groups of matrices.
+        """
+        return None
 
     def imbalance(self, state: State) -> Tensor:
         """Distance from the canonical slice (log units, root mean square), ``(layers,)``; NaN without a slice."""
@@ -150,8 +155,8 @@ class ContinuousGroup(SymmetryGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         """Apply the (pseudo-)inverse of this group's own Gram matrix of generators."""
 
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
-        """:meth:`solve_gram` at one state, to be applied often."""
+    def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
+        """:meth:`solve_gram` at one state, to be applied often; ``rough``: a cheap linear approximation will do."""
         return lambda coefficients: self.solve_gram(coefficients, state)
 
 

@@ -136,7 +136,7 @@ class BiasTransport(ContinuousGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.gram_solver(state)(coefficients)
 
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+    def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
         """Cholesky factors of ``1 + sum J^T J``, each term times the number of its copies; one for each layer."""
         source, layered = self._path.source, self._path.source.stacked
         axes = self._path.axes[layered:]

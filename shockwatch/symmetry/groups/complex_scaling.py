@@ -85,9 +85,10 @@ class ComplexScaling(ScalingGroup):
         both = frame((2, *a.shape), a)
         self._turn_(state, self._phase([(a, b, both[0], both[1])]))
 
-    def align_(self, state: State, reference: State) -> None:
+    def align_(self, state: State, reference: State) -> Tensor | None:
         pairs = zip(self._views(state), self._views(reference), strict=True)
         self._turn_(state, self._phase([(*ours, *theirs) for ours, theirs in pairs]))
+        return None
 
     def between(self, before: State, after: State) -> Tensor:
         """The complex factor of each pair that takes ``before`` to ``after``."""

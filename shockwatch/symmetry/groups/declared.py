@@ -66,8 +66,8 @@ class DeclaredGroup(ContinuousGroup):
     def has_frame(self) -> bool:
         return self.inner.has_frame
 
-    def align_(self, state: State, reference: State) -> None:
-        self.inner.align_(state, reference)
+    def align_(self, state: State, reference: State) -> Tensor | None:
+        return self.inner.align_(state, reference)
 
     def imbalance(self, state: State) -> Tensor:
         return self.inner.imbalance(state)
@@ -84,5 +84,5 @@ class DeclaredGroup(ContinuousGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.inner.solve_gram(coefficients, state)
 
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
-        return self.inner.gram_solver(state)
+    def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
+        return self.inner.gram_solver(state, rough=rough)

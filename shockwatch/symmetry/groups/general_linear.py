@@ -132,21 +132,25 @@ class GeneralLinear(ContinuousGroup):
         tolerance = 1e-12 if wide else 1e-6
         # A second pass removes what an ill-conditioned first one leaves.
         for _ in range(3):
-            move = self.relax_(state)
+            move, _ = self.relax_(state)
             moved = max(moved, move)
             if move < tolerance:
                 break
         return moved
 
-    def relax_(self, state: State, power: float = 1.0) -> float:
-        """One step to the balance, or beyond: the balancing matrix to a ``power``. Returns the relative change.
+    def relax_(self, state: State, power: float = 1.0) -> tuple[float, Tensor]:
+        """One step to the balance, or beyond: the balancing matrix to a ``power``.
+
+        Returns:
+            The relative change, and the matrix applied to all but degenerate blocks.
 
         Changes are of the weights, not of logarithms: small singular values of weights in single precision are noise.
         """
         grams = self._gram(state, 1.0), self._gram(state, -1.0)
         vectors, logs, healthy = self._balance(*grams)
         logs = power * logs
-        self._act_(state, *((vectors * torch.exp(s * logs)[:, None, :]) @ vectors.mT for s in (1.0, -1.0)))
+        matrix, inverse = ((vectors * torch.exp(s * logs)[:, None, :]) @ vectors.mT for s in (1.0, -1.0))
+        self._act_(state, matrix, inverse)
         moved = [torch.expm1(s * logs) for s in (1.0, -1.0)]
         change = max(
             float(
@@ -154,7 +158,11 @@ class GeneralLinear(ContinuousGroup):
             )
             for gram, step in zip(grams, moved, strict=True)
         )
-        return change if bool(healthy.all()) else max(change, self._to_limit_(state, ~healthy))
+        return change if bool(healthy.all()) else max(change, self._to_limit_(state, ~healthy)), matrix
+
+    def apply_(self, state: State, matrix: Tensor) -> None:
+        """Act with ``(blocks, d, d)`` in place."""
+        self._act_(state, matrix, torch.linalg.inv(matrix).mT)
 
     def _to_limit_(self, state: State, blocks: Tensor) -> float:
         """Move ``blocks`` to the balanced point in the closure of their orbit; returns the relative change."""
@@ -205,11 +213,11 @@ class GeneralLinear(ContinuousGroup):
         overlap = frame((stack.shape[-1], self._row.size), stack).transpose(-2, -1) @ stack.transpose(-2, -1)
         self._rotate_(state, overlap)
 
-    def align_(self, state: State, reference: State) -> None:
-        self.turn_(state, reference, self.pieces)
+    def align_(self, state: State, reference: State) -> Tensor | None:
+        return self.turn_(state, reference, self.pieces)
 
-    def turn_(self, state: State, reference: State, pieces: Sequence[Piece]) -> None:
-        """Nearest to ``reference`` in ``pieces`` alone."""
+    def turn_(self, state: State, reference: State, pieces: Sequence[Piece]) -> Tensor:
+        """Nearest to ``reference`` in ``pieces`` alone; returns the rotation applied."""
         overlap = sum(
             (
                 as_matrices(p, p.view(reference), self.batch, self._row).double()
@@ -218,13 +226,14 @@ class GeneralLinear(ContinuousGroup):
             ),
             torch.zeros((), dtype=torch.float64),
         )
-        self._rotate_(state, overlap)
+        return self._rotate_(state, overlap)
 
-    def _rotate_(self, state: State, overlap: Tensor) -> None:
+    def _rotate_(self, state: State, overlap: Tensor) -> Tensor:
         """Orthogonal Procrustes: the rotation that maximises ``tr(O overlap^T)``."""
         left, _, right = torch.linalg.svd(overlap)
-        rotation = left @ right
+        rotation: Tensor = left @ right
         self._act_(state, rotation, rotation)
+        return rotation
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         for piece, charge in zip(self.pieces, self.charges, strict=True):

@@ -108,7 +108,8 @@ class Rotation(ContinuousGroup):
                 return False
         return True
 
-    def _turn_(self, state: State, rotation: Tensor) -> None:
+    def turn_(self, state: State, rotation: Tensor) -> None:
+        """Act with ``rotation``, ``(d, d)``, in place."""
         for piece, scale in list(self._frames(state)):
             matrix = self._matrix(piece, state)
             self._write(piece, state, _acting(rotation, scale, matrix) @ matrix)
@@ -137,7 +138,7 @@ class Rotation(ContinuousGroup):
     def transform_(self, state: State, generator: torch.Generator, scale: float) -> None:
         shape = (self.size, self.size)
         draw = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        self._turn_(state, self._nearest(draw.to(self.pieces[0].view(state).device)))
+        self.turn_(state, self._nearest(draw.to(self.pieces[0].view(state).device)))
 
     @property
     def least_norm(self) -> bool:
@@ -153,22 +154,29 @@ class Rotation(ContinuousGroup):
     def fix_frame_(self, state: State) -> None:
         """Turn the writers that nothing else turns towards a fixed random frame."""
         anchors = self._anchors(state)
-        self._turn_(state, self._nearest(frame(anchors.shape, anchors) @ anchors.T))
+        self.turn_(state, self._nearest(frame(anchors.shape, anchors) @ anchors.T))
 
-    def align_(self, state: State, reference: State) -> None:
+    def align_(self, state: State, reference: State) -> Tensor | None:
         """Nearest in the writers that nothing else turns: the others can be compared only afterwards."""
-        self._turn_(state, self._nearest(self._anchors(reference) @ self._anchors(state).T))
+        rotation = self._nearest(self._anchors(reference) @ self._anchors(state).T)
+        self.turn_(state, rotation)
+        return rotation
 
     def between(self, before: State, after: State) -> Tensor:
         """The rotation that takes ``before`` to ``after``."""
         return self._nearest(self._anchors(after) @ self._anchors(before).T).cpu()
 
-    def refine_(self, state: State, reference: State) -> None:
-        """Nearest in all pieces, once the other groups are aligned."""
+    def refine_(self, state: State, reference: State, tolerance: float) -> Tensor | None:
+        """Nearest in all pieces, once the other groups are aligned; None where all is within ``tolerance`` of it."""
         overlap = self._zeros(state)
         for piece, scale in self._frames(state):
             overlap += _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
-        self._turn_(state, self._nearest(overlap))
+        rotation = self._nearest(overlap)
+        change = rotation - torch.eye(self.size, dtype=rotation.dtype, device=rotation.device)
+        if float(((change @ overlap) * change).sum()) <= tolerance**2 * float(overlap.trace()):
+            return None
+        self.turn_(state, rotation)
+        return rotation
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         self._generate_(self._project(coefficients.double()), state, tangent)
@@ -188,10 +196,11 @@ class Rotation(ContinuousGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.gram_solver(state)(coefficients)
 
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+    def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
         """Conjugate gradients on ``A -> sum s^2 A K`` (``K`` the Gram matrix of ``matrix / s``), made antisymmetric.
 
-        Where the gains are equal this is ``(A K + K A) / 2``, which the eigenbasis of ``K`` inverts in one step.
+        Where the gains are equal this is ``(A K + K A) / 2``, which the eigenbasis of ``K`` inverts in one step;
+        ``rough`` leaves it at that.
         """
         level = total = self._zeros(state)
         squares: list[Tensor] = []
@@ -219,7 +228,7 @@ class Rotation(ContinuousGroup):
         def precondition(skew: list[Tensor]) -> list[Tensor]:
             return [self._project(vectors @ ((vectors.T @ skew[0] @ vectors) * inverse) @ vectors.T)]
 
-        if not grams:
+        if rough or not grams:
             return lambda c: precondition([self._project(c.double())])[0].to(c.dtype)
         uneven, gram = torch.cat(squares), torch.cat(grams)
 

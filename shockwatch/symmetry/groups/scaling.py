@@ -205,7 +205,7 @@ class ScalingGroup(ContinuousGroup):
         """Whether the generators are those of this class: a subclass may turn phases too."""
         return type(self).generate_ is ScalingGroup.generate_
 
-    def align_(self, state: State, reference: State) -> None:
+    def align_(self, state: State, reference: State) -> Tensor | None:
         if self.with_sign:
             overlaps = [
                 self._per_unit(p, p.view(state).double() * p.view(reference).double())
@@ -213,6 +213,7 @@ class ScalingGroup(ContinuousGroup):
                 if round(q) % 2
             ]
             self._flip_(state, torch.stack(overlaps).sum(0))
+        return None
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
         for piece, charge in self.members():
@@ -292,9 +293,10 @@ class FoldedGain(RealScaling):
         # The gains have one size, dead ones stay: nothing here is the limit of anything.
         return False
 
-    def align_(self, state: State, reference: State) -> None:
+    def align_(self, state: State, reference: State) -> Tensor | None:
         piece = self.frame_piece()
         self._flip_(state, self._per_unit(piece, piece.view(state).double() * piece.view(reference).double()))
+        return None
 
 
 @dataclass(eq=False)

@@ -62,12 +62,13 @@ class SignFlip(SymmetryGroup):
         view = piece.view(state)
         self._flip_(state, torch.where(self._overlap(piece, state, frame(view.shape, view)) < 0, -1.0, 1.0))
 
-    def align_(self, state: State, reference: State) -> None:
+    def align_(self, state: State, reference: State) -> Tensor | None:
         total = torch.zeros([a.size for a in self.units], dtype=torch.float64)
         for piece in self.pieces:
             if piece.trainable:
                 total = total + self._overlap(piece, state, piece.view(reference)).cpu()
         self._flip_(state, torch.where(total < 0, -1.0, 1.0))
+        return None
 
     def stacked(self, layer: Atom) -> SignFlip:
         return dataclasses.replace(self, units=(layer, *self.units))
