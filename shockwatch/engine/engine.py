@@ -148,7 +148,9 @@ class Engine:
         if self._resumed is not None:
             self._previous, self._resumed = Point(*self._resumed, quotient), None
         reference = None if self._previous is None else self._previous.canonical
-        raw = {name: tensor.clone() for name, tensor in snapshot.state.items()}
+        raw = quotient.pack(snapshot.state)
+        # the snapshot's own buffers are filled again
+        raw.update({n: raw[n].clone() for n in raw.shared})
         canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)

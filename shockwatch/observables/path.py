@@ -8,6 +8,8 @@ from typing import Any
 
 from shockwatch.observables.base import Observable, Point
 from shockwatch.snapshot import State
+from shockwatch.symmetry.gauge import Gauge
+from shockwatch.symmetry.packing import Packed
 
 
 class QuotientPath(Observable):
@@ -19,11 +21,14 @@ class QuotientPath(Observable):
     def __init__(self) -> None:
         self._length = 0.0
         self._start: State | None = None
+        self._gauge = Gauge()
 
     def compute(self, point: Point, previous: Point | None) -> dict[str, float]:
         quotient = point.quotient
         if self._start is None:
-            self._start = {name: point.canonical[name].clone() for name in quotient.names}
+            self._start = quotient.pack(point.canonical)
+        elif not isinstance(self._start, Packed):
+            self._start = quotient.pack({**point.canonical, **self._start})
         speed = math.nan
         if previous is not None:
             moved = quotient.euclidean(point.canonical, previous.canonical)
@@ -39,11 +44,11 @@ class QuotientPath(Observable):
     def _from_start(self, point: Point) -> float:
         assert self._start is not None
         # Alignment along the way follows the path; the distance wants the nearest point of the orbit.
-        nearest = point.quotient.align(point.canonical, {**point.canonical, **self._start})
+        nearest = point.quotient.align(point.canonical, self._start, self._gauge)
         return point.quotient.euclidean(nearest, self._start)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"length": self._length, "start": self._start}
+        return {"length": self._length, "start": None if self._start is None else dict(self._start)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._length = float(state["length"])

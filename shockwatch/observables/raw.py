@@ -20,7 +20,7 @@ class RawMotion(Observable):
         speed = drift = math.nan
         if previous is not None:
             move = {n: point.raw[n] - previous.raw[n] for n in quotient.names}
-            size = quotient.norm(move)
+            size = quotient.euclidean(point.raw, previous.raw)
             speed = size / max(point.step - previous.step, 1)
             if size > 0:
                 orbits = quotient.projector(previous.raw, tolerance=_DRIFT_ACCURACY, often=False)

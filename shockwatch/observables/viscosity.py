@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from shockwatch.norms import square_norm
 from shockwatch.observables.base import Observable, Point
-from shockwatch.snapshot import State
 
 
 class Viscosity(Observable):
@@ -18,18 +19,17 @@ class Viscosity(Observable):
     """
 
     def __init__(self) -> None:
-        self._last: tuple[State, float] | None = None
+        self._last: tuple[Tensor, float] | None = None
 
     def compute(self, point: Point, previous: Point | None) -> dict[str, float]:
         value = math.nan
         if previous is not None:
-            names = point.quotient.names
             time = point.training_time - previous.training_time
-            move = {n: point.canonical[n] - previous.canonical[n] for n in names}
+            move = point.quotient.difference(point.canonical, previous.canonical)
             if self._last is not None and time > 0:
                 before, earlier = self._last
-                turn = sum(square_norm(move[n] / time - before[n] / earlier) for n in names)
-                dim = sum(point.canonical[n].numel() for n in names) - point.quotient.dim
+                turn = square_norm(move / time - before / earlier)
+                dim = move.numel() - point.quotient.dim
                 value = turn / (2 * max(dim, 1) * (1 / time + 1 / earlier))
             self._last = (move, time) if time > 0 else None
         return {"quotient/viscosity": value}

@@ -20,9 +20,11 @@ class Packed(dict[str, Tensor]):
         stacks: the same memory by the names that stacked pieces use: a stack of equal layers is one tensor.
         flat: the trainable parameters, one vector in the order of the layout; None where types or devices differ.
         layout: where they lie.
+        shared: names of the tensors that are still those of the state it was made from.
     """
 
     layout: Layout
+    shared: tuple[str, ...]
     stacks: State
     flat: Tensor | None
 
@@ -66,9 +68,9 @@ class Layout:
         with torch.no_grad():
             names = [name for members in (*self.own.values(), *further.values()) for name in members]
             torch._foreach_copy_([packed[name] for name in names], [state[name].detach() for name in names])
-        for name, tensor in state.items():
-            if name not in packed:
-                packed[name] = packed.stacks[name] = tensor.detach()
+        packed.shared = tuple(name for name in state if name not in packed)
+        for name in packed.shared:
+            packed[name] = packed.stacks[name] = state[name].detach()
         return packed
 
     def tangent(self, tangent: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Packed:

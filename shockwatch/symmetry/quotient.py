@@ -168,11 +168,17 @@ class Quotient:
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
 
-    def align(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Packed:
-        """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``."""
-        moved = self.pack(state)
+    def align(
+        self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor], gauge: Gauge | None = None
+    ) -> Packed:
+        """The balanced ``state`` turned along rotations and signs to the point nearest to ``reference``.
+
+        Args:
+            gauge: what turned the last state of the run to the same reference; it becomes what turned this one.
+        """
         with torch.no_grad():
-            self._acting(state).align_(moved, self._packed(reference))
+            gauge = Gauge() if gauge is None else gauge
+            moved = self._acting(state).turned(self._packed(state), self._packed(reference), gauge)
         return self._with_aliases(moved)
 
     def projector(
@@ -216,9 +222,7 @@ class Quotient:
 
     def euclidean(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
         """Euclidean distance over the trainable parameters."""
-        if isinstance(a, Packed) and isinstance(b, Packed) and (move := a.minus(b)) is not None:
-            return math.sqrt(square_norm(move))
-        return math.sqrt(sum(square_norm(a[n] - b[n]) for n in self.names))
+        return math.sqrt(square_norm(self.difference(a, b)))
 
     def norm(self, state: Mapping[str, Tensor]) -> float:
         """Euclidean norm over the trainable parameters."""
@@ -282,6 +286,11 @@ class Quotient:
         return LinearOperator(
             (size, size), matvec=matvec, rmatvec=matvec, dtype=np.dtype(str(dtype).split(".")[1])
         )
+
+    def difference(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        """``a - b`` over the trainable parameters, one vector, always in the same order."""
+        move = self._packed(a).minus(self._packed(b))
+        return move if move is not None else self.flatten(a) - self.flatten(b)
 
     def flatten(self, tangent: Mapping[str, Tensor]) -> Tensor:
         """One vector from a tangent, in the order of ``names``."""

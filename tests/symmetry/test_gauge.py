@@ -7,10 +7,21 @@ import torch
 from torch import Tensor
 
 from shockwatch.symmetry.gauge import Gauge
-from tests.symmetry.cases import BY_NAME, state_of
+from tests.symmetry.cases import BY_NAME
 from tests.symmetry.test_quotient import prepared
 
-NAMES = ["mlp", "attention", "multi-head", "swiglu", "cnn", "llama", "stack", "post-norm encoder", "low rank", "tied"]
+NAMES = [
+    "mlp",
+    "attention",
+    "multi-head",
+    "swiglu",
+    "cnn",
+    "llama",
+    "stack",
+    "post-norm encoder",
+    "low rank",
+    "tied",
+]
 
 
 def moved(state: dict[str, Tensor], size: float, seed: int) -> dict[str, Tensor]:
@@ -44,4 +55,6 @@ def test_a_jump_to_another_gauge_starts_anew(name: str) -> None:
     raw = moved(start, 1e-4, 3)
     other = quotient.random_transform(raw, torch.Generator().manual_seed(0))
     there = quotient.balance(other)
-    assert quotient.norm(quotient.canonicalize(other, point, gauge)) == pytest.approx(quotient.norm(there), rel=1e-9)
+    assert quotient.norm(quotient.canonicalize(other, point, gauge)) == pytest.approx(
+        quotient.norm(there), rel=1e-9
+    )
