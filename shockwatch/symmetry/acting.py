@@ -126,7 +126,7 @@ class Acting:
                 gauge.turn(group, group.align_(state, reference))
 
     def refine_(self, state: State, reference: State, gauge: Gauge | None = None) -> None:
-        """Groups that turn together, a stream and what reads it, a chain: coordinate descent once units are in order."""
+        """A stream and what reads it, or a chain, turn together: coordinate descent once units are in order."""
         gauge = Gauge() if gauge is None else gauge
         for _ in range(self._rounds):
             turned = not self._rotations

@@ -34,7 +34,7 @@ def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]
     return [sorted(members, key=lambda g: place[id(g)]) for _, members in sets]
 
 
-def balance_(groups: Sequence[ContinuousGroup], state: State, gauge: Gauge) -> int:
+def balance_(groups: Sequence[ContinuousGroup], state: State, gauge: Gauge | None = None) -> int:
     """Move ``state`` in place to the canonical form of all ``groups`` of one component; returns the number of sweeps.
 
     Over tensors or over tables, whichever were more.
@@ -44,6 +44,7 @@ def balance_(groups: Sequence[ContinuousGroup], state: State, gauge: Gauge) -> i
     Args:
         gauge: the element to start from; it becomes the one that was applied.
     """
+    gauge = Gauge() if gauge is None else gauge
     kept = [g for g in groups if g.kept_by_others]
     scalings = [g for g in groups if isinstance(g, ScalingGroup)]
     others = [g for g in groups if g not in kept and not isinstance(g, ScalingGroup) and not g.isometric]

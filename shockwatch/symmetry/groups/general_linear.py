@@ -253,7 +253,7 @@ class GeneralLinear(ContinuousGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.gram_solver(state)(coefficients)
 
-    def gram_solver(self, state: State) -> Callable[[Tensor], Tensor]:
+    def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
         """The Sylvester equation ``G_N X + X G_P = R`` in the eigenbases of both Gram matrices."""
         p_values, p_vectors = torch.linalg.eigh(self._gram(state, 1.0))
         n_values, n_vectors = torch.linalg.eigh(self._gram(state, -1.0))
