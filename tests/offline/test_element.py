@@ -52,7 +52,7 @@ def test_the_turn_of_a_stream():
     quotient_state = quotient.balance(state)
     one = {n: t.clone() for n, t in quotient_state.items()}
     two = {n: t.clone() for n, t in quotient_state.items()}
-    group._turn_(two, torch.eye(group.size, dtype=torch.float64) + basis @ plane @ basis.T)
+    group.turn_(two, torch.eye(group.size, dtype=torch.float64) + basis @ plane @ basis.T)
     assert elements(quotient, one, two)[group.name] == "turns up to 40°"
 
 
