@@ -127,6 +127,7 @@ def run(root: str | Path = "shockwatch_demo", steps: int = STEPS) -> DemoResult:
     logger = TensorBoardLogger(root, name="deep_linear")
     trainer = pl.Trainer(
         max_steps=steps,
+        max_epochs=math.ceil(steps / len(data)),  # for the progress bar
         accelerator="cpu",
         logger=logger,
         callbacks=[watch],
