@@ -66,7 +66,7 @@ class ShockIndicators:
         """
         forecast = self._forecaster.update(probe, step=step, training_time=training_time, pace=pace)
         self.scored = self._score.update(
-            training_time=training_time, gradient_norm=probe.gradient_norm, remaining=forecast.remaining
+            training_time=training_time, measure=probe.gradient_measure, remaining=forecast.remaining
         )
         clocked = 0.0 < time_per_step < math.inf
         steps = 1.0 / time_per_step if clocked else math.nan

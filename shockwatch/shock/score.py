@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SWING = 1.2  # an event is a peak of the gradient norm that rises and falls by this factor
+from shockwatch.curvature.spectral_measure import SpectralMeasure
+
+_FALL = 1.5  # the unstable part of the gradient only grows while its modes stay unstable: by this much it never falls
+_VISIBLE = 0.1  # share of |g|^2 that the unstable part has before an event
+_KEPT = 0.25  # share of its |g|^2 that a mode keeps, at least, around its peak
 _MEMORY = 64  # scores the median is taken over, and forecasts that wait for their event
-_LONGEST = 512  # probes a peak may take
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,18 @@ class ScoredEvent:
 class ForecastScore:
     """Finds events as they pass, and scores the forecasts made before them.
 
-    An event is what the forecast names: the steepest point of the descent, a peak of the gradient norm. It is told
-    when the norm at a later probe has fallen by a factor of 1.2 from a peak that stands 1.2 times above the lowest
-    value since the last event; its time is refined by a parabola through the logarithms at three probes. Every
-    forecast made since the last event scores ``|forecast - actual| / remaining``; forecasts that no event
-    follows are never scored.
+    An event is what the forecast names: the steepest point of the descent along the unstable direction, where the
+    curvature along it passes zero. The mode then leaves the unstable part of the gradient (the negative nodes of its
+    spectral measure), which otherwise only grows: an event is told when that part, having carried a tenth of
+    ``|g|^2``, has fallen by a factor of 1.5 since the probe before. A tail of an earlier transition lies on positive
+    nodes and hides nothing, as it does in the norm of the whole gradient. The time of the event is where the straight
+    line through the curvature of the unstable part before and that of the mode after (the lowest node above zero that
+    carries a quarter of it) passes zero. Every forecast made since the last event scores
+    ``|forecast - actual| / remaining``; forecasts that no event follows are never scored.
     """
 
     def __init__(self) -> None:
-        self._norms: list[
-            tuple[float, float]
-        ] = []  # training time and log gradient norm since the last event
+        self._last: tuple[float, float, float] | None = None  # time, norm and curvature of the unstable part
         self._pending: list[tuple[float, float]] = []  # made at, arrival
         self._scores: list[float] = []
 
@@ -43,44 +47,51 @@ class ForecastScore:
         """Median score of the last 64 forecasts that were scored; NaN before the first."""
         return float(np.median(self._scores)) if self._scores else math.nan
 
-    def update(self, *, training_time: float, gradient_norm: float, remaining: float) -> ScoredEvent | None:
-        """Take one probe and the forecast made at it (NaN: none); returns the event that has just passed."""
-        event, scored = math.nan, None
-        if 0.0 < gradient_norm < math.inf and (not self._norms or training_time > self._norms[-1][0]):
-            self._norms.append((training_time, math.log(gradient_norm)))
-            event = self._event()
+    def update(
+        self, *, training_time: float, measure: SpectralMeasure | None, remaining: float
+    ) -> ScoredEvent | None:
+        """Take one probe and the forecast made at it; returns the event that has just passed.
+
+        Args:
+            training_time: of the probe.
+            measure: spectral measure of the gradient there; None where it is zero.
+            remaining: forecast, in training time; NaN: none.
+        """
+        scored = None
+        event = self._event(training_time, measure)
         if math.isfinite(event):
             judged = [(made, arrival) for made, arrival in self._pending if made < event]
             scored = ScoredEvent(event, tuple(judged))
             self._scores += [abs(arrival - event) / (event - made) for made, arrival in judged]
             self._scores = self._scores[-_MEMORY:]
             self._pending = [(made, arrival) for made, arrival in self._pending if made >= event]
-            self._norms = [entry for entry in self._norms if entry[0] > event]
         if math.isfinite(remaining):
             self._pending = [*self._pending, (training_time, training_time + remaining)][-_MEMORY:]
         return scored
 
-    def _event(self) -> float:
-        """Time of a peak that has passed; NaN if there is none. Forgets what can be no foot of a peak any more."""
-        logs = np.array([log for _, log in self._norms])
-        swing = math.log(_SWING)
-        risen = logs - np.minimum.accumulate(logs) >= swing
-        passed = np.flatnonzero(risen & (logs - logs[-1] >= swing))
-        if len(passed) == 0:
-            if int(logs.argmin()) == len(logs) - 1:
-                self._norms = self._norms[-1:]
-            self._norms = self._norms[-_LONGEST:]
+    def _event(self, time: float, measure: SpectralMeasure | None) -> float:
+        """Time of an event since the last probe; NaN if there is none."""
+        before, self._last = self._last, None
+        if measure is None or not 0.0 < measure.total < math.inf:
             return math.nan
-        peak = int(passed[logs[passed].argmax()])
-        (t0, y0), (t1, y1), (t2, y2) = self._norms[peak - 1 : peak + 2]
-        first, second = (y1 - y0) / (t1 - t0), (y2 - y1) / (t2 - t1)
-        bend = (second - first) / (t2 - t0)
-        return 0.5 * (t0 + t1) - first / (2.0 * bend) if bend < 0.0 else t1
+        unstable = measure.nodes < 0.0
+        weight = float(measure.weights[unstable].sum())
+        if weight > _VISIBLE * measure.total:
+            curvature = float(measure.weights[unstable] @ measure.nodes[unstable]) / weight
+            self._last = (time, math.sqrt(weight), curvature)
+        if before is None or time <= before[0] or math.sqrt(weight) * _FALL >= before[1]:
+            return math.nan
+        start, norm, curvature = before
+        passed = (measure.nodes >= 0.0) & (measure.weights >= _KEPT * norm**2)
+        if not passed.any():
+            return 0.5 * (start + time)
+        after = float(measure.nodes[passed].min())
+        return start + (time - start) * curvature / (curvature - after)
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers, for a checkpoint."""
         return {
-            "norms": [list(entry) for entry in self._norms],
+            "last": self._last and list(self._last),
             "pending": [list(entry) for entry in self._pending],
             "scores": list(self._scores),
         }
@@ -91,9 +102,10 @@ class ForecastScore:
         Raises:
             ValueError: if ``state`` is not such a mapping.
         """
-        norms, pending, scores = (state.get(key) for key in ("norms", "pending", "scores"))
-        if not (isinstance(norms, list) and isinstance(pending, list) and isinstance(scores, list)):
-            raise ValueError(f"state={dict(state)!r}: needs lists 'norms', 'pending' and 'scores'")
-        self._norms = [(float(time), float(log)) for time, log in norms]
+        last, pending, scores = state.get("last"), state.get("pending"), state.get("scores")
+        if not (isinstance(pending, list) and isinstance(scores, list)):
+            raise ValueError(f"state={dict(state)!r}: needs lists 'pending' and 'scores'")
+        # earlier releases kept a series of gradient norms instead: the next probe is then the first
+        self._last = (float(last[0]), float(last[1]), float(last[2])) if isinstance(last, list) else None
         self._pending = [(float(made), float(arrival)) for made, arrival in pending]
         self._scores = [float(score) for score in scores]
