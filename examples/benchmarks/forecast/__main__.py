@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -19,12 +20,20 @@ from examples.benchmarks.forecast.table import table
 FOLDER = Path(__file__).parents[1] / "results"
 
 
-def run(job: tuple[int, int]) -> tuple[Verdict, float]:
-    """Make and judge run number ``job[1]`` out of those of ``job[0]`` seeds."""
+def run(job: tuple[int, int, str]) -> tuple[Verdict, float]:
+    """Make, or find in folder ``job[2]``, and judge run number ``job[1]`` out of those of ``job[0]`` seeds."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     start = time.perf_counter()
-    return judge(record(list(settings(job[0]))[job[1]])), time.perf_counter() - start
+    setting = list(settings(job[0]))[job[1]]
+    path = Path(job[2]) / f"{setting.family}_{setting.start}_{setting.seed}.pkl"
+    if job[2] and path.exists():
+        return judge(pickle.loads(path.read_bytes())), time.perf_counter() - start
+    recorded = record(setting)
+    if job[2]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(recorded))
+    return judge(recorded), time.perf_counter() - start
 
 
 def tables(verdicts: list[Verdict]) -> str:
@@ -45,6 +54,9 @@ def main() -> None:
         "--only", default="", help="part of the name of the families to run; the others are kept"
     )
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--records", default="", help="folder of runs: those there are judged, the others added"
+    )
     options = parser.parse_args()
     path = FOLDER / "forecast.json"
     jobs = list(settings(options.seeds))
@@ -53,7 +65,7 @@ def main() -> None:
     if options.only and path.exists():
         kept = {_key(v): v for v in map(Verdict.from_dict, json.loads(path.read_text()))}
     with ProcessPoolExecutor(options.processes) as pool:
-        for verdict, seconds in pool.map(run, [(options.seeds, i) for i in chosen]):
+        for verdict, seconds in pool.map(run, [(options.seeds, i, options.records) for i in chosen]):
             kept[_key(verdict)] = verdict
             print(f"{verdict.family:35} {verdict.seed} {seconds:5.1f} s  events {verdict.events}", flush=True)
     verdicts = [kept[_key(setting)] for setting in jobs if _key(setting) in kept]
