@@ -16,6 +16,10 @@ def describe(quotient: Quotient, traced: bool, state: State) -> tuple[str, ...]:
     total = sum(kinds.values())
     parts = ", ".join(f"{kind} {dim}" for kind, dim in kinds.items() if dim)
     notes = [f"symmetries: {total} redundant directions ({parts or 'none'})."]
+    if quotient.dim_of_shape:
+        notes.append(
+            f"{quotient.dim_of_shape} of them are rows that no batch of this shape reads; a longer one may."
+        )
     if quotient.blocked:
         notes.append(f"operators without a symmetry rule: {', '.join(sorted(quotient.blocked))}.")
     if quotient.rejected:

@@ -41,6 +41,10 @@ def report(quotient: Quotient, parameters: int, degenerate: Mapping[str, int] | 
         f"share of the {parameters:,} trainable parameters: "
         f"{quotient.dim_exact / parameters:.2%} exact, {quotient.dim / parameters:.2%} in all",
     ]
+    if quotient.dim_of_shape:
+        lines.append(
+            f"of these, rows that no batch of this shape reads, a longer one may: {quotient.dim_of_shape:,}"
+        )
     return "\n".join(lines)
 
 

@@ -65,6 +65,11 @@ class Quotient:
         """Those whose invariance no eps breaks, with a measured residual below 1e-9 in float64."""
         return sum(group.dim for group in self.groups if group.exact)
 
+    @property
+    def dim_of_shape(self) -> int:
+        """Those of ``dim`` that hold for batches of the probed shape only: rows that no such batch reads."""
+        return sum(group.dim for group in self.groups if group.shape_bound)
+
     def degenerate(self, state: Mapping[str, Tensor]) -> dict[str, int]:
         """Names of groups with units or blocks whose orbit has no point of least norm at ``state``, and their number.
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shockwatch.engine.description import describe
+from shockwatch.inspection.report import report
 from shockwatch.symmetry import Quotient, infer_symmetries
 from shockwatch.symmetry.groups import MeanZeroReader, RealScaling, Translation, Unread
 from shockwatch.symmetry.oracle import true_redundancy
@@ -68,6 +70,13 @@ def test_rows_that_nothing_reads() -> None:
         "position.weight": ((6, 7, 8), 3 * 7),
         "kind.weight": ((1,), 7),
     }
+    # they are counted apart, and said to be: a longer batch reads more positions
+    assert quotient.dim_of_shape == 3 * 7 + 7
+    assert "no batch of this shape reads, a longer one may: 28" in report(quotient, 1000)
+    assert any("28 of them" in note for note in describe(quotient, True, state_of(words_model())))
+    x, y = words(0)
+    longer = infer_symmetries(words_model(), cross_entropy, (torch.cat([x, x[:, :3]], 1), y.repeat(2)[:108]))
+    assert longer.dim_of_shape == 7
     point = quotient.canonicalize(state_of(words_model()))
     assert float(point["position.weight"][6:].abs().max()) < 1e-12
 

@@ -44,6 +44,9 @@ class SymmetryGroup(ABC):
     speculative: ClassVar[bool] = False
     """Suggested by the shape of the pieces more than by the graph: that the measurement refuses it is no news."""
 
+    shape_bound: ClassVar[bool] = False
+    """True of every batch of the probed shape, but not of others: a longer sequence reads more positions."""
+
     @property
     @abstractmethod
     def dim(self) -> int:

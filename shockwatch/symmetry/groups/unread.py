@@ -21,6 +21,7 @@ from shockwatch.symmetry.naming import block_name
 class Unread(ContinuousGroup):
     """Any shift of rows that nothing reads: positions beyond the sequences of the step, a type no token has.
 
+    Whatever a batch of this shape holds, they stay unread; a longer one may read them, so they are counted apart.
     Canonical form: zero.
 
     Attributes:
@@ -30,6 +31,7 @@ class Unread(ContinuousGroup):
 
     kind: ClassVar[str] = "translation"
     kept_by_others: ClassVar[bool] = True
+    shape_bound: ClassVar[bool] = True
 
     rows: tuple[int, ...] = ()
     excluded: tuple[int, ...] = ()
