@@ -14,6 +14,7 @@ from shockwatch.snapshot import State
 _SHARE = 0.3  # size of the noise, in standard deviations of the tensor
 # A prime: rows of a matrix start at different places of the repeated noise.
 _PERIOD = 65537
+_PERIODS = 8  # added at a time
 
 
 def widened(state: Mapping[str, Tensor]) -> State:
@@ -64,28 +65,37 @@ class GenericPoint:
         """One tensor of the point in its own type, a copy; also of what is fixed."""
         if name in self._fixed:
             return self._fixed[name].clone()
-        tensor = self._state[name]
-        if not tensor.is_floating_point():
-            return tensor.clone()
-        result = tensor.clone(memory_format=torch.contiguous_format)
-        flat = result.reshape(-1)
-        if not math.isfinite(self._size(name)):
-            torch.nan_to_num_(flat)
-        size = self._size(name) if math.isfinite(self._size(name)) else 0.1
-        generator = torch.Generator().manual_seed(self._seed + zlib.crc32(name.encode()))
-        noise = torch.randn(min(_PERIOD, flat.numel()), generator=generator)
-        noise = (_SHARE * size * noise).to(result.device, result.dtype)
-        whole = flat.numel() // len(noise) * len(noise) if len(noise) else 0
-        if whole:
-            flat[:whole].view(-1, len(noise)).add_(noise)
-        flat[whole:].add_(noise[: flat.numel() - whole])
-        # a variance stays positive
-        return result.abs_().add_(0.1) if name.endswith("running_var") else result
+        return self._made(name, self._state[name].dtype)
 
     def wide(self, name: str) -> Tensor:
         """:meth:`narrow` in float64, where it is a floating-point tensor."""
-        tensor = self.narrow(name)
-        return tensor.double() if tensor.is_floating_point() else tensor
+        if name in self._fixed or name.endswith("running_var"):
+            tensor = self.narrow(name)
+            return tensor.double() if tensor.is_floating_point() else tensor
+        return self._made(name, torch.float64)
+
+    def _made(self, name: str, dtype: torch.dtype) -> Tensor:
+        tensor = self._state[name]
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        result = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
+        source, target = tensor.reshape(-1), result.view(-1)
+        finite = math.isfinite(self._size(name))
+        size = self._size(name) if finite else 0.1
+        generator = torch.Generator().manual_seed(self._seed + zlib.crc32(name.encode()))
+        noise = torch.randn(min(_PERIOD, source.numel()), generator=generator)
+        noise = (_SHARE * size * noise).to(tensor.device, tensor.dtype)
+        period = max(len(noise), 1)
+        # part by part: the sum in the tensor's own type stays in the cache until it is widened
+        parts = (torch.split(flat, _PERIODS * period) for flat in (source, target))
+        for part, into in zip(*parts, strict=True):
+            plain = part if finite else torch.nan_to_num(part)
+            whole = len(part) // period * period
+            if whole:
+                into[:whole].view(-1, period).copy_(plain[:whole].view(-1, period) + noise)
+            into[whole:].copy_(plain[whole:] + noise[: len(part) - whole])
+        # a variance stays positive
+        return result.abs_().add_(0.1) if name.endswith("running_var") else result
 
     def _size(self, name: str) -> float:
         """Standard deviation of a tensor; 0.1 where it is zero, not finite where an entry is not."""
