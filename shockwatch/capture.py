@@ -88,13 +88,14 @@ class Capture:
         self._staged: _Staging | None = None
         if self._device is not None:
             self._staged = _Staging(list(sources.values()), self._device)
-        # append and popleft of a deque are atomic: the worker hands back without a lock
+        # append and pop of a deque are atomic: the worker hands back without a lock
         self._free: deque[Slot] = deque(self._make_slot(sources) for _ in range(slots))
 
     def acquire(self) -> Slot | None:
         """A free slot, or None if all are queued or in work."""
         try:
-            return self._free.popleft()
+            # the one used last: warm, and spare ones take no memory until they are needed
+            return self._free.pop()
         except IndexError:
             return None
 

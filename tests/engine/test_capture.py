@@ -92,3 +92,13 @@ def test_compiled_names_are_plain() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     net[0] = torch.compile(net[0], backend="eager")
     assert list(named_state(net)) == ["0.weight", "0.bias"]
+
+
+def test_a_slot_that_came_back_is_the_next_to_be_used() -> None:
+    capture = Capture(lambda: named_state(nn.Linear(2, 2)), slots=3)
+    first = capture.acquire()
+    assert first is not None
+    for _ in range(5):
+        capture.release(first)
+        # spare ones are never written, and take no memory
+        assert capture.acquire() is first
