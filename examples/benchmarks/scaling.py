@@ -1,13 +1,15 @@
-"""How inference, canonical form and horizontal projection grow with the number of parameters.
+"""How inference, canonical form, horizontal projection and a whole snapshot grow with the number of parameters.
 
 GPT shapes of growing depth and width, one sequence of 32 tokens, float32. Seconds are CPU seconds of one thread, so
-that neighbours on the machine do not count; memory is the peak beyond the model, in units of its parameters.
+that neighbours on the machine do not count, and a snapshot is also told in plain copies of the parameters; memory is
+the peak beyond the model, in units of its parameters.
 Run with ``OMP_NUM_THREADS=1 python examples/benchmarks/scaling.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -21,10 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shockwatch.engine import Engine
+from shockwatch.snapshot import Snapshot
 from shockwatch.symmetry import infer_symmetries
 
 Batch = tuple[Tensor, Tensor]
 TOKENS = 32
+SNAPSHOTS = 4  # the last one is timed: it follows a run
 
 SHAPES = {
     "1M": {"vocabulary": 1000, "width": 128, "heads": 2, "layers": 4},
@@ -103,10 +108,14 @@ def measure(shape: str) -> dict[str, Any]:
     copy = min(seconds(lambda: {n: t.clone() for n, t in state.items()}) for _ in range(5))
     points: list[dict[str, Tensor]] = []
     canonicalize = seconds(lambda: points.append(quotient.canonicalize(state)))
-    moved = {name: tensor + 1e-3 * tensor.std() * torch.randn_like(tensor) for name, tensor in state.items()}
-    following = seconds(lambda: points.append(quotient.canonicalize(moved, points[0])))
-    tangent = {name: points[1][name] - points[0][name] for name in quotient.names}
+    tangent = {name: 1e-3 * torch.randn_like(tensor) for name, tensor in state.items()}
     horizontal = seconds(lambda: quotient.horizontal(points[0], tangent))
+    engine = Engine.build(model, language, batch, horizon=100, seed=0, probe=False)
+    times = []
+    for step in range(SNAPSHOTS):
+        moved = {n: t + 1e-3 * step * t.std() * torch.randn_like(t) for n, t in state.items()}
+        taken = Snapshot(step, moved, float(step), 1.0, 1.0, 1.0)
+        times.append(seconds(functools.partial(engine.process, taken, False)))
     return {
         "shape": shape,
         "parameters": parameters,
@@ -116,7 +125,7 @@ def measure(shape: str) -> dict[str, Any]:
         "memory": peak / (4 * parameters),
         "copy": copy,
         "canonicalize": canonicalize,
-        "canonicalize_next": following,
+        "snapshot": times[-1],
         "horizontal": horizontal,
     }
 
@@ -130,16 +139,16 @@ def main() -> None:
     if chosen.only:
         print(json.dumps(measure(chosen.only)))
         return
-    titles = ("infer", "wall", "memory", "canonical", "next", "horizontal", "copies", "us/parameter")
+    titles = ("infer", "wall", "memory", "canonical", "horizontal", "snapshot", "copies", "us/parameter")
     print(f"{'shape':12} {'parameters':>11} " + " ".join(f"{title:>12}" for title in titles), flush=True)
     rows = []
     for shape in SHAPES:
         command = [sys.executable, __file__, "--only", shape]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         rows.append(row)
-        total = row["canonicalize_next"] + row["horizontal"]
+        total = row["snapshot"]
         numbers = [row[key] for key in ("infer", "infer_wall", "memory")]
-        numbers += [row[key] for key in ("canonicalize", "canonicalize_next", "horizontal")]
+        numbers += [row[key] for key in ("canonicalize", "horizontal", "snapshot")]
         numbers += [total / row["copy"], 1e6 * total / row["parameters"]]
         print(f"{shape:12} {row['parameters']:11d} " + " ".join(f"{x:12.3f}" for x in numbers), flush=True)
     if chosen.json:

@@ -1,11 +1,13 @@
 """What a snapshot and a probe cost, against one training step and one plain copy of the parameters.
 
+Milliseconds are CPU time of one thread, so that neighbours on the machine do not count.
 Run with ``OMP_NUM_THREADS=1 python examples/benchmarks/snapshot_cost.py``; as the worker thread, it uses one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -118,7 +120,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds (medians), the number of parameters, and what the first snapshot took."""
+    """CPU milliseconds (medians), the number of parameters, and what the first snapshot took."""
 
     parameters: int
     step: float
@@ -131,9 +133,9 @@ class Cost:
 def _milliseconds(action: Callable[[], object], repeats: int) -> float:
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         action()
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * (time.process_time() - start))
     return statistics.median(times)
 
 
@@ -170,7 +172,7 @@ def measure(case: Case, snapshots: int = 8, probes: int = 2) -> Cost:
         copy=_milliseconds(copy, 50),
         first=first,
         snapshot=statistics.median(process(False) for _ in range(snapshots)),
-        probe=statistics.median(process(True) for _ in range(probes)),
+        probe=statistics.median(process(True) for _ in range(probes)) if probes else math.nan,
     )
 
 
@@ -183,7 +185,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(
         f"{'model':34} {'parameters':>10} {'step':>8} {'first':>9} {'snapshot':>9} {'steps':>6} {'copies':>7} "
-        f"{'probe':>9} {'steps':>6}   (milliseconds)"
+        f"{'probe':>9} {'steps':>6}   (CPU milliseconds)"
     )
     for case in CASES:
         if chosen.only in case.name:
