@@ -1,11 +1,13 @@
-"""Curvature of the loss on the quotient: Hessian-vector products of ``P H P``, the ends of its spectrum by
-Lanczos, and its spectral measure seen from one vector (theory.md 5)."""
+"""Curvature of the loss on the quotient: Hessian-vector products of ``P H P``, the ends of its spectrum,
+and its spectral measure seen from one vector (theory.md 5)."""
 
 from shockwatch.curvature.density import SpectralDensity, spectral_density
+from shockwatch.curvature.extremes import ExtremeEigenvalues, Recycled, extreme_eigenvalues
 from shockwatch.curvature.hvp import CanonicalLoss
-from shockwatch.curvature.lanczos import ExtremeEigenvalues, Krylov, extreme_eigenvalues, krylov
+from shockwatch.curvature.lanczos import Krylov, krylov
 from shockwatch.curvature.preconditioned import adam_rates, adam_stability, preconditioned
 from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.curvature.spectral_measure import (
     SpectralMeasure,
     local_entropy_gap,
@@ -19,7 +21,9 @@ __all__ = [
     "DecayedLoss",
     "ExtremeEigenvalues",
     "Krylov",
+    "Recycled",
     "ReducedLoss",
+    "RitzSpace",
     "SpectralDensity",
     "SpectralMeasure",
     "adam_rates",

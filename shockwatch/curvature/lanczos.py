@@ -1,26 +1,18 @@
-"""Lanczos iteration: a Krylov basis of a symmetric operator, and the two ends of its spectrum."""
+"""Lanczos iteration: a Krylov basis of a symmetric operator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from shockwatch.errors import require_float, require_positive_int
-
-Array = npt.NDArray[np.float64]
-Operator = Callable[[Tensor], Tensor]
-
-_RANDOM_SHARE = 1.0  # norm of the random part of a start against the known part: enough to find what is new
-# a warm start looks converged at once; a new, lower eigenvalue needs some products to show
-_LEAST_PRODUCTS = 12
-_ERROR_FLOOR = 1e-2  # an eigenvalue is never asked to better than tolerance * this share of the spread
+from shockwatch.curvature.ritz import Array, Operator, combination
+from shockwatch.errors import require_positive_int
 
 
 @dataclass(frozen=True)
@@ -48,29 +40,18 @@ class Krylov:
 
     def vector(self, coordinates: Array) -> Tensor:
         """The unit vector with these coordinates, shape ``(dim,)``."""
-        weights = torch.as_tensor(coordinates, dtype=self.basis.dtype, device=self.basis.device)
-        vector: Tensor = weights @ self.basis
+        vector = combination(self.basis, coordinates)
         return vector.div(vector.norm())
 
+    @property
+    def projected(self) -> Array:
+        """``T``, shape ``(m, m)``."""
+        beside = np.diag(self.off_diagonal, 1)
+        return np.diag(self.diagonal) + beside + beside.T
 
-@dataclass(frozen=True)
-class ExtremeEigenvalues:
-    """The two ends of the spectrum of ``P H P`` on the horizontal space.
-
-    Attributes:
-        lambda_min, lambda_max: Ritz values.
-        vector_min, vector_max: unit Ritz vectors, shape ``(dim,)``.
-        residual_min, residual_max: ``|H u - lambda u|``: an eigenvalue lies within this distance.
-        products: Hessian-vector products spent.
-    """
-
-    lambda_min: float
-    lambda_max: float
-    vector_min: Tensor
-    vector_max: Tensor
-    residual_min: float
-    residual_max: float
-    products: int
+    def leak(self, coordinates: Array) -> float:
+        """``|(1 - V^T V) H x|`` of the vector ``x`` with these coordinates."""
+        return self.remainder * abs(float(coordinates[-1]))
 
 
 def krylov(
@@ -123,66 +104,3 @@ def krylov(
         off_diagonal.append(remainder)
         vector = image / remainder
     return state
-
-
-def extreme_eigenvalues(
-    operator: Operator,
-    dim: int,
-    *,
-    project: Operator,
-    generator: torch.Generator,
-    known: Sequence[Tensor] = (),
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    tolerance: float = 1e-2,
-    max_products: int = 60,
-) -> ExtremeEigenvalues:
-    """Both ends of the spectrum of a symmetric operator on the range of ``project``.
-
-    The start mixes ``known`` vectors (earlier Ritz vectors, the gradient) with a random horizontal one, so
-    that a direction orthogonal to all known ones is found too. Stops when the estimated error of each end,
-    ``min(r, r^2 / gap)``, is below ``tolerance * max(|lambda|, spread / 100)``, or at ``max_products``.
-
-    Raises:
-        ValueError: for arguments out of range, or a horizontal space of dimension zero.
-    """
-    require_positive_int("dim", dim)
-    require_float("tolerance", tolerance, 0.0, 1.0, open_low=True)
-    noise = project(torch.randn(dim, generator=generator, dtype=dtype, device=generator.device).to(device))
-    size = float(noise.norm())
-    if size == 0.0:
-        raise ValueError(
-            f"dim={dim}: the horizontal space has dimension zero, there is no curvature to measure"
-        )
-    start = noise / size
-    directions = [project(v.to(dtype=dtype, device=device)) for v in known]
-    directions = [v / v.norm() for v in directions if 0.0 < float(v.norm()) < math.inf]
-    if directions:
-        mixed = torch.stack(directions).sum(0)
-        start = mixed / mixed.norm().clamp_min(1e-3) + _RANDOM_SHARE * start
-
-    def converged(state: Krylov) -> bool:
-        count = len(state.diagonal)
-        if count < min(_LEAST_PRODUCTS, dim):
-            return False
-        values, coordinates = state.ritz()
-        spread = float(values[-1] - values[0])
-        for end, neighbour in ((0, 1), (-1, -2)):
-            residual = abs(state.remainder * coordinates[-1, end])
-            gap = abs(float(values[neighbour] - values[end])) if count > 1 else 0.0
-            error = min(residual, residual**2 / gap) if gap > 0.0 else residual
-            if error > tolerance * max(abs(float(values[end])), _ERROR_FLOOR * spread):
-                return False
-        return True
-
-    state = krylov(operator, start, max_products, project=project, stop=converged)
-    values, coordinates = state.ritz()
-    return ExtremeEigenvalues(
-        lambda_min=float(values[0]),
-        lambda_max=float(values[-1]),
-        vector_min=state.vector(coordinates[:, 0]),
-        vector_max=state.vector(coordinates[:, -1]),
-        residual_min=abs(state.remainder * float(coordinates[-1, 0])),
-        residual_max=abs(state.remainder * float(coordinates[-1, -1])),
-        products=len(state.diagonal),
-    )

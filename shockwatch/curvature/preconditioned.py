@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shockwatch.clock import group_weight_decay
-from shockwatch.curvature.lanczos import Operator
+from shockwatch.curvature.ritz import Operator
 from shockwatch.errors import require_float
 from shockwatch.symmetry.generic import widened
 from shockwatch.tracing import LossFunction, StepLoss, trace_step

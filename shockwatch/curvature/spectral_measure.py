@@ -6,40 +6,40 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shockwatch.curvature.lanczos import Krylov, Operator, krylov
-
-Array = npt.NDArray[np.float64]
+from shockwatch.curvature.lanczos import krylov
+from shockwatch.curvature.ritz import Array, Operator, Subspace
 
 
 @dataclass(frozen=True)
 class SpectralMeasure:
-    """Gauss quadrature of ``mu(f) = g^T f(H) g``: exact for polynomials of degree below twice the products.
+    """Quadrature of ``mu(f) = g^T f(H) g``, exact for polynomials of degree below twice the products made from ``g``.
 
     Attributes:
         nodes: Ritz values, ascending, shape ``(m,)``.
         weights: parts of ``|g|^2`` at the nodes, shape ``(m,)``.
         residuals: ``|H u - lambda u|`` of each Ritz vector, shape ``(m,)``.
-        krylov: the basis they live in.
+        space: what they live in; its first basis vector is ``g / |g|``.
     """
 
     nodes: Array
     weights: Array
     residuals: Array
-    krylov: Krylov
+    space: Subspace
 
-    @property
-    def products(self) -> int:
-        """Hessian-vector products spent."""
-        return len(self.nodes)
+    @classmethod
+    def inside(cls, space: Subspace, size: float) -> SpectralMeasure:
+        """The measure of ``g`` with ``|g| = size``, if ``g / |g|`` is the first basis vector of ``space``."""
+        nodes, coordinates = space.ritz()
+        residuals = np.array([space.leak(coordinates[:, i]) for i in range(len(nodes))])
+        return cls(nodes, size**2 * coordinates[0] ** 2, residuals, space)
 
     def vector(self, index: int) -> Tensor:
         """Unit Ritz vector ``u`` of a node, signed to have ``<g, u> >= 0``, shape ``(dim,)``."""
-        coordinates = self.krylov.ritz()[1][:, index]
-        return self.krylov.vector(coordinates if coordinates[0] >= 0.0 else -coordinates)
+        coordinates = self.space.ritz()[1][:, index]
+        return self.space.vector(coordinates if coordinates[0] >= 0.0 else -coordinates)
 
     @property
     def total(self) -> float:
@@ -96,11 +96,7 @@ def spectral_measure(
     Raises:
         ValueError: if ``vector`` is zero or not finite.
     """
-    state = krylov(operator, vector, products, project=project)
-    nodes, coordinates = state.ritz()
-    weights = float(vector.norm()) ** 2 * coordinates[0] ** 2
-    residuals = np.abs(state.remainder * coordinates[-1])
-    return SpectralMeasure(nodes=nodes, weights=weights, residuals=residuals, krylov=state)
+    return SpectralMeasure.inside(krylov(operator, vector, products, project=project), float(vector.norm()))
 
 
 def random_measure(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shockwatch.curvature import CanonicalLoss, with_weight_decay
+from shockwatch.curvature import CanonicalLoss, Recycled, with_weight_decay
 from shockwatch.engine.watched_step import WatchedStep
 from shockwatch.figures import Album
 from shockwatch.observables import Point
@@ -38,7 +38,7 @@ class CurvatureLook:
         self._album = Album()
         self._generator = torch.Generator().manual_seed(seed)
         self._gradient: tuple[Tensor, State] | None = None
-        self._warm_start: Any = None
+        self._recycled: Recycled | None = None
 
     def see(
         self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float
@@ -59,11 +59,11 @@ class CurvatureLook:
             state = point.quotient.align(point.quotient.balance(state), state)
         plain = CanonicalLoss(point.quotient, loss, state, frozen)
         reduced, undecayed = with_weight_decay(plain, point.quotient, state, snapshot.weight_decay)
-        said = () if self._warm_start is not None else undecayed
+        said = () if self._recycled is not None else undecayed
         # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
         double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
-        seen = probe(reduced, self._warm_start, self._generator, _TIGHT if double else _LOOSE)
-        self._warm_start = seen.warm_start
+        seen = probe(reduced, self._recycled, self._generator, _TIGHT if double else _LOOSE)
+        self._recycled = seen.recycled
         values, notes = self._shock.update(
             seen,
             step=point.step,

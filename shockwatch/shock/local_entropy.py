@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.curvature.ritz import combination
 from shockwatch.curvature.spectral_measure import SpectralMeasure
 from shockwatch.errors import require_float, require_positive_int
 
@@ -86,15 +87,15 @@ def laplace(
     require_float("viscosity", viscosity, 0.0, _LARGEST)
     if min(float(m.nodes[0]) for m in (gradient, *traces)) * time <= -1.0:
         return _invalid("tau is past the breakdown of the Laplace form, -1 / lambda_min")
-    basis = gradient.krylov
-    small = np.diag(basis.diagonal) + np.diag(basis.off_diagonal, 1) + np.diag(basis.off_diagonal, -1)
+    space = gradient.space
+    small = space.projected
     size = math.sqrt(gradient.total)
     start = np.zeros(len(small))
     start[0] = size
     inside = np.linalg.solve(np.eye(len(small)) + time * small, start)
     # residual of (I + tau H) x = g, over the smallest factor that multiplies an error
     floor = min(1.0, 1.0 + time * float(gradient.nodes[0]))
-    error = time * basis.remainder * abs(float(inside[-1])) / floor
+    error = time * space.leak(inside) / floor
     if error > _RESOLVED * float(np.linalg.norm(inside)):
         return _invalid("Lanczos has not resolved the gradient of the local entropy")
     if traces:
@@ -103,12 +104,11 @@ def laplace(
         # Var z^T A z = 2 tr A^2, and tr A^2 = E z^T A^2 z
         spread = float(np.mean([m.weights @ np.log1p(time * m.nodes) ** 2 for m in traces]))
         logarithm_error = math.sqrt(2.0 * spread / len(draws))
-    elif basis.remainder == 0.0:
+    elif float(gradient.residuals.max()) == 0.0:
         logarithm, logarithm_error = float(np.log1p(time * gradient.nodes).sum()), 0.0
     else:
         raise ValueError("traces=(): may be empty only where the gradient's Krylov space is the whole space")
-    coefficients = torch.as_tensor(inside, dtype=basis.basis.dtype, device=basis.basis.device)
-    slope: Tensor = coefficients @ basis.basis
+    slope = combination(space.basis, inside)
     if loss is not None:
         bend = float(inside @ small @ inside)
         expected = -time * size * float(inside[0]) + 0.5 * time**2 * bend
@@ -120,7 +120,7 @@ def laplace(
 
 
 def _noise_departs(loss: ReducedLoss, trace: SpectralMeasure, time: float, viscosity: float) -> bool:
-    step = math.sqrt(2.0 * viscosity * time * trace.total) * trace.krylov.basis[0]
+    step = math.sqrt(2.0 * viscosity * time * trace.total) * trace.space.basis[0]
     expected = 2.0 * viscosity * time * float(trace.weights @ trace.nodes)
     scale = 2.0 * viscosity * time * float(trace.weights @ np.abs(trace.nodes))
     return abs(loss.loss(step) + loss.loss(-step) - 2.0 * loss.loss() - expected) > _ANHARMONIC * scale

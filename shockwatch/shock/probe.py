@@ -9,21 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shockwatch.curvature.lanczos import ExtremeEigenvalues, extreme_eigenvalues
+from shockwatch.curvature.extremes import ExtremeEigenvalues, Recycled, extreme_eigenvalues
 from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measure, spectral_measure
 from shockwatch.shock.slice import LossSlice, take_slice, time_to_steepest
 
-_GRADIENT_PRODUCTS = 16
-_NOISE_PRODUCTS = 8
+UNION = True
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
+_PRODUCTS = {
+    False: 4,
+    True: 16,
+}  # from the gradient; from a random vector. With digits wanted, the measure must
+_NOISE_PRODUCTS = {False: 4, True: 8}  # not depend on the random vectors and stands on its own products
 
 _HEAVY = 0.05  # share of |g|^2 from which a direction is worth a slice of its own
 _ONE_MODE = 0.95  # cosine from which the unstable modes together are one of them
 _LEADING = 0.5  # share of |g|^2 that they must carry: a mixture of small remnants names no transition
 _VISIBLE_DROP = 0.05  # share of the loss
 
-WarmStart = tuple[Tensor, ...]
 _Candidate = tuple[Tensor, float, float, "LossSlice | None"]
 
 
@@ -46,7 +50,7 @@ class Probe:
         slice: the loss along ``u``; ``None`` where nothing is unstable beyond the residual, or nothing lies
             downhill.
         products: Hessian-vector products spent.
-        warm_start: vectors to hand to the next probe.
+        recycled: what to hand to the next probe.
     """
 
     loss: float
@@ -63,7 +67,7 @@ class Probe:
     noise_measure: SpectralMeasure
     slice: LossSlice | None
     products: int
-    warm_start: WarmStart
+    recycled: Recycled
 
     @property
     def unstable(self) -> bool:
@@ -73,18 +77,22 @@ class Probe:
 
 def probe(
     reduced: ReducedLoss,
-    warm_start: WarmStart | None,
+    recycled: Recycled | None,
     generator: torch.Generator,
     tolerance: float = 1e-2,
 ) -> Probe:
-    """Probe one point; about 35 Hessian-vector products and, where unstable, 45 forward passes.
+    """Probe one point; 15 to 30 Hessian-vector products and, where unstable, 45 forward passes.
+
+    All products go into one space: four from the gradient, four from a random vector (without which a new direction
+    would not be seen), and as many as the ends of the spectrum ask for. The spectral measure of the gradient is
+    that of the whole space.
 
     Args:
         reduced: the reduced loss at one canonical point.
-        warm_start: ``warm_start`` of an earlier probe, or ``None``.
+        recycled: ``recycled`` of an earlier probe, or ``None``.
         generator: source of the random parts; the only randomness here.
         tolerance: relative accuracy of the two eigenvalues; below 1e-4 the number of products is not capped
-            at 60.
+            at 60, and the measure is taken from 16 products with the gradient alone.
 
     Raises:
         ValueError: if the horizontal space has dimension zero, or gradient or curvature are not finite.
@@ -93,32 +101,22 @@ def probe(
     norm = float(gradient.norm())
     if not math.isfinite(norm):
         raise ValueError(f"gradient has norm {norm!r}: nothing to probe")
+    tight = tolerance < _TIGHT
+    space = RitzSpace(reduced.hvp, reduced.project, gradient)
     measure = (
-        spectral_measure(reduced.hvp, gradient, _GRADIENT_PRODUCTS, project=reduced.project)
+        spectral_measure(space.multiply, gradient, _PRODUCTS[tight], project=reduced.project)
         if norm > 0.0
         else None
     )
     noise = random_measure(
-        reduced.hvp, gradient, _NOISE_PRODUCTS, project=reduced.project, generator=generator
+        space.multiply, gradient, _NOISE_PRODUCTS[tight], project=reduced.project, generator=generator
     )
-    known = [noise.vector(0), *(warm_start or ())]
-    if measure is not None:
-        known.append(measure.vector(0))
     ends = extreme_eigenvalues(
-        reduced.hvp,
-        reduced.dim,
-        project=reduced.project,
-        generator=generator,
-        known=known,
-        dtype=gradient.dtype,
-        device=gradient.device,
-        tolerance=tolerance,
-        max_products=60 if tolerance >= _TIGHT else 1000,
+        space, recycled=recycled, tolerance=tolerance, max_products=1000 if tight else 60
     )
+    if UNION and measure is not None and not tight:
+        measure = SpectralMeasure.inside(space, norm)
     lambda_min, residual_min = ends.lambda_min, ends.residual_min
-    if measure is not None and float(measure.nodes[0]) < lambda_min:
-        # Ritz values bound the spectrum from inside: the lower one is the better one
-        lambda_min, residual_min = float(measure.nodes[0]), float(measure.residuals[0])
     here = reduced.loss()
     unstable = lambda_min < -residual_min
     direction, curvature = ends.vector_min, ends.lambda_min
@@ -144,8 +142,8 @@ def probe(
         gradient_measure=measure,
         noise_measure=noise,
         slice=loss_slice,
-        products=ends.products + noise.products + (measure.products if measure is not None else 0),
-        warm_start=(ends.vector_min, ends.vector_max),
+        products=space.products,
+        recycled=Recycled.of(space),
     )
 
 
@@ -223,6 +221,6 @@ def _growth(measure: SpectralMeasure, time: float) -> tuple[Tensor, float] | Non
     sizes = np.sqrt(measure.weights[negative]) * np.exp(rates * time - rates.max() * time)
     sizes *= -np.expm1(-rates * time) / rates
     shares = sizes**2 / float(sizes @ sizes)
-    coordinates = measure.krylov.ritz()[1][:, negative]
+    coordinates = measure.space.ritz()[1][:, negative]
     signs = np.where(coordinates[0] >= 0.0, 1.0, -1.0)
-    return measure.krylov.vector(coordinates @ (signs * sizes)), -float(shares @ rates)
+    return measure.space.vector(coordinates @ (signs * sizes)), -float(shares @ rates)

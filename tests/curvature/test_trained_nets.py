@@ -171,7 +171,7 @@ def errors(net: Net) -> list[float]:
                     f"{net.name} n={count} step {step} {exact:.4g} {found[-1]:.2%} {seen.products}",
                     flush=True,
                 )
-            warm = seen.warm_start
+            warm = seen.recycled
         optimizer.zero_grad()
         loss_fn(model, batch).backward()
         optimizer.step()

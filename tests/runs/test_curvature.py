@@ -131,7 +131,7 @@ def test_both_ends_within_one_percent_of_dense_algebra(name: str) -> None:
         seen = probe(reduced_loss(case, point), warm, torch.Generator().manual_seed(seed))
         assert seen.lambda_min == pytest.approx(float(spectrum[0]), rel=1e-2)
         assert seen.lambda_max == pytest.approx(float(spectrum[-1]), rel=1e-2)
-        warm = seen.warm_start
+        warm = seen.recycled
 
 
 def test_every_plateau_reads_the_next_singular_value() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from shockwatch.shock.probe import Probe, WarmStart, probe
+from shockwatch.curvature import Recycled
+from shockwatch.shock.probe import Probe, probe
 
 Loss = Callable[[Tensor], Tensor]
 SINGULAR_VALUES = (4.0, 2.0, 1.0, 0.5)
@@ -58,16 +59,16 @@ def train(
     seed: int = 0,
 ) -> Run:
     """Gradient descent with gradient noise of standard deviation ``noise``, probed every ``every`` steps."""
-    point, warm = start.clone(), None
+    point = start.clone()
     random = torch.Generator().manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     probes: dict[int, Probe] = {}
     losses, points = [], []
-    warm_start: WarmStart | None = warm
+    warm_start: Recycled | None = None
     for step in range(steps + 1):
         if step % every == 0:
             probes[step] = probe(TorchReducedLoss(function, point), warm_start, generator)
-            warm_start = probes[step].warm_start
+            warm_start = probes[step].recycled
         slope = grad(function)(point)
         with torch.no_grad():
             losses.append(float(function(point)))

@@ -45,7 +45,7 @@ def test_products_are_counted_and_few(case):
     reduced = TorchReducedLoss(function, point)
     found = probe(reduced, None, generator())
     assert found.products == reduced.products
-    warm = probe(reduced, found.warm_start, generator(1))
+    warm = probe(reduced, found.recycled, generator(1))
     assert warm.products <= 16 + 8 + 30
     assert warm.lambda_min == pytest.approx(found.lambda_min, rel=0.02)
 

@@ -1,0 +1,147 @@
+"""The two ends of a spectrum by Rayleigh-Ritz, helped by what an earlier point has shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shockwatch.curvature.ritz import Array, RitzSpace, combination
+from shockwatch.errors import require_float, require_positive_int
+
+_ERROR_FLOOR = 1e-3  # an eigenvalue is never asked to better than tolerance * this share of the spread
+_GAP_CEILING = (
+    0.5  # of |lambda|: the next Ritz value overstates the gap as long as it has not converged itself
+)
+_BULK = 1e-3  # where most of the spectrum is thought to lie, as a share of the spread
+_NEAREST = 1e-4  # the same for the least distance of a recycled value
+_LEAST_COLD = (
+    12  # products where nothing is recycled: a small residual alone may belong to another eigenvalue
+)
+_KEPT_BYTES = 1 << 30
+_MOST_KEPT = 20
+
+
+@dataclass(frozen=True)
+class ExtremeEigenvalues:
+    """The two ends of the spectrum of ``P H P`` on the horizontal space.
+
+    Attributes:
+        lambda_min, lambda_max: Ritz values.
+        vector_min, vector_max: unit Ritz vectors, shape ``(dim,)``.
+        residual_min, residual_max: ``|H u - lambda u|``: an eigenvalue lies within this distance.
+        products: Hessian-vector products spent beyond those the space came with.
+    """
+
+    lambda_min: float
+    lambda_max: float
+    vector_min: Tensor
+    vector_max: Tensor
+    residual_min: float
+    residual_max: float
+    products: int
+
+
+@dataclass(frozen=True)
+class Recycled:
+    """Ritz pairs of an earlier point: a model of the operator that costs no product.
+
+    Attributes:
+        values: ascending, shape ``(k,)``.
+        vectors: orthonormal rows, shape ``(k, dim)``; the first and the last belong to the ends of the spectrum.
+    """
+
+    values: Array
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, space: RitzSpace) -> Recycled:
+        """The pairs of largest ``|value|``, and both ends: at most 20, and no more than fit one GiB, but always two."""
+        values, coordinates = space.ritz()
+        fit = _KEPT_BYTES // max(1, space.basis.shape[1] * space.basis.element_size())
+        room = max(2, min(_MOST_KEPT, fit))
+        order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
+        ends = {0, len(values) - 1}
+        kept = sorted(ends | set([i for i in order if i not in ends][: room - len(ends)]))
+        weights = torch.as_tensor(coordinates[:, kept].T, dtype=space.basis.dtype, device=space.basis.device)
+        return cls(values[kept], weights @ space.basis)
+
+    def correction(self, residual: Tensor, value: float, spread: float) -> Tensor:
+        """``(H - value)^-1 r`` with the operator of the earlier point (Davidson), shape ``(dim,)``.
+
+        A residual is mostly made of directions of large curvature, which are long known; what is looked for has little.
+        """
+        inside = self.vectors @ residual
+        rest = (residual - inside @ self.vectors) / (abs(value) + _BULK * spread)
+        distance = abs(self.values - value).clip(min=1e-2 * abs(value) + _NEAREST * spread)
+        return rest + combination(self.vectors, inside.double().cpu().numpy() / distance)
+
+
+def extreme_eigenvalues(
+    space: RitzSpace,
+    *,
+    recycled: Recycled | None = None,
+    tolerance: float = 1e-2,
+    max_products: int = 60,
+) -> ExtremeEigenvalues:
+    """Both ends of the spectrum, by extending ``space`` until their estimated errors are small.
+
+    What the space and the recycled vectors have no part in is not found: let it hold a random vector, better a Krylov
+    space of one. Each round adds the residual of the end that is worse off, corrected by the recycled pairs (Davidson
+    1975). It stops when the error of both ends, ``min(r, r^2 / gap)``, is below
+    ``tolerance * max(|lambda|, spread / 1000)``, when the space is invariant, or at ``max_products``.
+
+    Args:
+        space: not empty; it grows.
+        recycled: of a point nearby.
+        tolerance: relative accuracy.
+        max_products: of the space, those it came with included.
+
+    Raises:
+        ValueError: for arguments out of range, an empty space, or curvature that is not finite.
+    """
+    require_float("tolerance", tolerance, 0.0, 1.0, open_low=True)
+    require_positive_int("max_products", max_products)
+    if len(space) == 0:
+        raise ValueError(
+            "space: is empty, must hold one vector or more; the horizontal space may have dimension zero"
+        )
+    before = space.products
+    least = 0 if recycled is not None else _LEAST_COLD
+    if recycled is not None:
+        for index in (0, -1):
+            if space.products < max_products:
+                space.add(recycled.vectors[index])
+    while space.products < max_products:
+        values, _ = space.ritz()
+        spread = float(values[-1] - values[0])
+        errors = {}
+        for end, neighbour in ((0, 1), (-1, -2)):
+            value = abs(float(values[end]))
+            gap = abs(float(values[neighbour % len(values)] - values[end]))
+            residual = float(space.residual(end).norm())
+            gap = min(gap, _GAP_CEILING * value)
+            error = min(residual, residual**2 / gap) if gap > 0.0 else residual
+            errors[end] = error / max(tolerance * max(value, _ERROR_FLOOR * spread), 1e-300)
+        end = max(errors, key=lambda e: errors[e])
+        if errors[end] <= 1.0 and space.products - before >= least:
+            break
+        residual_vector = space.residual(end)
+        corrected = (
+            recycled.correction(residual_vector, float(values[0]), spread)
+            if recycled is not None and end == 0
+            else residual_vector
+        )
+        if not (space.add(corrected) or space.add(residual_vector)):
+            break
+    values, coordinates = space.ritz()
+    return ExtremeEigenvalues(
+        lambda_min=float(values[0]),
+        lambda_max=float(values[-1]),
+        vector_min=space.vector(coordinates[:, 0]),
+        vector_max=space.vector(coordinates[:, -1]),
+        residual_min=float(space.residual(0).norm()),
+        residual_max=float(space.residual(-1).norm()),
+        products=space.products - before,
+    )
