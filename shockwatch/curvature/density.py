@@ -105,5 +105,5 @@ def spectral_density(
         density=heights @ weights,
         width=deviation,
         dim=dim,
-        products=sum(measure.products for measure in measures),
+        products=sum(len(measure.nodes) for measure in measures),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ _NEAREST = 1e-4  # the same for the least distance of a recycled value
 _LEAST_COLD = (
     12  # products where nothing is recycled: a small residual alone may belong to another eigenvalue
 )
+_RITZ_EVERY = 16  # a large space is solved once in this share of its size, with plain Krylov steps between
+_CANCELLED = 1e-2
 _KEPT_BYTES = 1 << 30
 _MOST_KEPT = 20
 
@@ -114,27 +117,20 @@ def extreme_eigenvalues(
             if space.products < max_products:
                 space.add(recycled.vectors[index])
     while space.products < max_products:
-        values, _ = space.ritz()
-        spread = float(values[-1] - values[0])
-        errors = {}
-        for end, neighbour in ((0, 1), (-1, -2)):
-            value = abs(float(values[end]))
-            gap = abs(float(values[neighbour % len(values)] - values[end]))
-            residual = float(space.residual(end).norm())
-            gap = min(gap, _GAP_CEILING * value)
-            error = min(residual, residual**2 / gap) if gap > 0.0 else residual
-            errors[end] = error / max(tolerance * max(value, _ERROR_FLOOR * spread), 1e-300)
-        end = max(errors, key=lambda e: errors[e])
-        if errors[end] <= 1.0 and space.products - before >= least:
+        worst, residual, enough = _worse_end(space, tolerance)
+        if enough and space.products - before >= least:
             break
-        residual_vector = space.residual(end)
+        value, spread = _value(space, worst)
         corrected = (
-            recycled.correction(residual_vector, float(values[0]), spread)
-            if recycled is not None and end == 0
-            else residual_vector
+            recycled.correction(residual, value, spread) if recycled is not None and worst == 0 else None
         )
-        if not (space.add(corrected) or space.add(residual_vector)):
+        # a small residual is the difference of two large vectors: what rounding put outside is large in it
+        clean = float(residual.norm()) > _CANCELLED * abs(value)
+        if not (corrected is not None and space.add(corrected)) and not space.add(residual, horizontal=clean):
             break
+        for _ in range(min(len(space) // _RITZ_EVERY, max_products - space.products)):
+            if not space.add(space.newest_image, horizontal=True):
+                break
     values, coordinates = space.ritz()
     return ExtremeEigenvalues(
         lambda_min=float(values[0]),
@@ -145,3 +141,24 @@ def extreme_eigenvalues(
         residual_max=float(space.residual(-1).norm()),
         products=space.products - before,
     )
+
+
+def _value(space: RitzSpace, end: int) -> tuple[float, float]:
+    values, _ = space.ritz()
+    return float(values[end]), float(values[-1] - values[0])
+
+
+def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, bool]:
+    """Which end of the spectrum, 0 or -1, is worse off, its residual, and whether even that is good enough."""
+    values, _ = space.ritz()
+    spread = float(values[-1] - values[0])
+    errors, residuals = {}, {0: space.residual(0), -1: space.residual(-1)}
+    for end, neighbour in ((0, 1), (-1, -2)):
+        value, size = abs(float(values[end])), float(residuals[end].norm())
+        gap = abs(float(values[neighbour % len(values)] - values[end]))
+        gap = min(gap, _GAP_CEILING * value)
+        error = min(size, size**2 / gap) if gap > 0.0 else size
+        allowed = tolerance * max(value, _ERROR_FLOOR * spread)
+        errors[end] = error / allowed if allowed > 0.0 else (math.inf if error > 0.0 else 0.0)
+    worst = max(errors, key=lambda end: errors[end])
+    return worst, residuals[worst], errors[worst] <= 1.0

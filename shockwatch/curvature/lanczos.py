@@ -46,8 +46,9 @@ class Krylov:
     @property
     def projected(self) -> Array:
         """``T``, shape ``(m, m)``."""
-        beside = np.diag(self.off_diagonal, 1)
-        return np.diag(self.diagonal) + beside + beside.T
+        beside: Array = np.diag(self.off_diagonal, 1)
+        tridiagonal: Array = np.diag(self.diagonal) + beside + beside.T
+        return tridiagonal
 
     def leak(self, coordinates: Array) -> float:
         """``|(1 - V^T V) H x|`` of the vector ``x`` with these coordinates."""

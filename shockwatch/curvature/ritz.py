@@ -96,9 +96,13 @@ class RitzSpace:
         self._join(vector, image)
         return image
 
-    def add(self, vector: Tensor) -> bool:
-        """Extend the space by a vector, for one product; False, and no product, where it lies inside."""
-        vector = self._project(vector)
+    def add(self, vector: Tensor, *, horizontal: bool = False) -> bool:
+        """Extend the space by a vector, for one product; False, and no product, where it lies inside.
+
+        It is projected first, unless it is said to be ``horizontal`` already.
+        """
+        if not horizontal:
+            vector = self._project(vector)
         size = float(vector.norm())
         if not 0.0 < size < math.inf:
             return False
@@ -123,6 +127,11 @@ class RitzSpace:
         """The unit vector with these coordinates, shape ``(dim,)``."""
         vector = combination(self.basis, coordinates)
         return vector.div(vector.norm())
+
+    @property
+    def newest_image(self) -> Tensor:
+        """``P H v`` of the vector that came last: the way on in its Krylov space, shape ``(dim,)``."""
+        return self._images[len(self) - 1]
 
     def residual(self, index: int) -> Tensor:
         """``H u - lambda u`` of a Ritz pair, shape ``(dim,)``."""

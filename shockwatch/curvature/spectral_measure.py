@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,14 +90,25 @@ class SpectralMeasure:
 
 
 def spectral_measure(
-    operator: Operator, vector: Tensor, products: int = 16, *, project: Operator | None = None
+    operator: Operator,
+    vector: Tensor,
+    products: int = 16,
+    *,
+    project: Operator | None = None,
+    stop: Callable[[SpectralMeasure], bool] | None = None,
 ) -> SpectralMeasure:
-    """Lanczos from ``vector`` (horizontal, shape ``(dim,)``).
+    """Lanczos from ``vector`` (horizontal, shape ``(dim,)``); ``stop`` may end it before ``products``.
 
     Raises:
         ValueError: if ``vector`` is zero or not finite.
     """
-    return SpectralMeasure.inside(krylov(operator, vector, products, project=project), float(vector.norm()))
+    size = float(vector.norm())
+
+    def seen(space: Subspace) -> SpectralMeasure:
+        return SpectralMeasure.inside(space, size)
+
+    enough = None if stop is None else lambda space: stop(seen(space))
+    return seen(krylov(operator, vector, products, project=project, stop=enough))
 
 
 def random_measure(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.curvature.reduced import ReducedLoss
-from shockwatch.curvature.ritz import combination
+from shockwatch.curvature.ritz import Array, combination
 from shockwatch.curvature.spectral_measure import SpectralMeasure
 from shockwatch.errors import require_float, require_positive_int
 
@@ -92,7 +92,7 @@ def laplace(
     size = math.sqrt(gradient.total)
     start = np.zeros(len(small))
     start[0] = size
-    inside = np.linalg.solve(np.eye(len(small)) + time * small, start)
+    inside: Array = np.linalg.solve(np.eye(len(small)) + time * small, start).astype(np.float64)
     # residual of (I + tau H) x = g, over the smallest factor that multiplies an error
     floor = min(1.0, 1.0 + time * float(gradient.nodes[0]))
     error = time * space.leak(inside) / floor

@@ -15,13 +15,10 @@ from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measure, spectral_measure
 from shockwatch.shock.slice import LossSlice, take_slice, time_to_steepest
 
-UNION = True
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
-_PRODUCTS = {
-    False: 4,
-    True: 16,
-}  # from the gradient; from a random vector. With digits wanted, the measure must
-_NOISE_PRODUCTS = {False: 4, True: 8}  # not depend on the random vectors and stands on its own products
+_GRADIENT_PRODUCTS = (4, 16)  # fewest and most from the gradient
+_NOISE_PRODUCTS = {False: 4, True: 8}  # from a random vector; more where digits are wanted
+_UNRESOLVED = 0.02  # share of |g|^2 that may lie on negative nodes which are not eigenvalues yet
 
 _HEAVY = 0.05  # share of |g|^2 from which a direction is worth a slice of its own
 _ONE_MODE = 0.95  # cosine from which the unstable modes together are one of them
@@ -83,16 +80,16 @@ def probe(
 ) -> Probe:
     """Probe one point; 15 to 30 Hessian-vector products and, where unstable, 45 forward passes.
 
-    All products go into one space: four from the gradient, four from a random vector (without which a new direction
-    would not be seen), and as many as the ends of the spectrum ask for. The spectral measure of the gradient is
-    that of the whole space.
+    All products go into one space: 4 to 16 from the gradient, until its unstable part is resolved, four from a random
+    vector (without which a new direction would not be seen), and as many as the ends of the spectrum ask for.
+    The spectral measure of the gradient is that of the whole space.
 
     Args:
         reduced: the reduced loss at one canonical point.
         recycled: ``recycled`` of an earlier probe, or ``None``.
         generator: source of the random parts; the only randomness here.
         tolerance: relative accuracy of the two eigenvalues; below 1e-4 the number of products is not capped
-            at 60, and the measure is taken from 16 products with the gradient alone.
+            at 60, and the measure is that of 16 products from the gradient alone, whatever the random ones.
 
     Raises:
         ValueError: if the horizontal space has dimension zero, or gradient or curvature are not finite.
@@ -104,7 +101,13 @@ def probe(
     tight = tolerance < _TIGHT
     space = RitzSpace(reduced.hvp, reduced.project, gradient)
     measure = (
-        spectral_measure(space.multiply, gradient, _PRODUCTS[tight], project=reduced.project)
+        spectral_measure(
+            space.multiply,
+            gradient,
+            _GRADIENT_PRODUCTS[1],
+            project=reduced.project,
+            stop=None if tight else _resolved,
+        )
         if norm > 0.0
         else None
     )
@@ -114,7 +117,7 @@ def probe(
     ends = extreme_eigenvalues(
         space, recycled=recycled, tolerance=tolerance, max_products=1000 if tight else 60
     )
-    if UNION and measure is not None and not tight:
+    if measure is not None and not tight:
         measure = SpectralMeasure.inside(space, norm)
     lambda_min, residual_min = ends.lambda_min, ends.residual_min
     here = reduced.loss()
@@ -145,6 +148,15 @@ def probe(
         products=space.products,
         recycled=Recycled.of(space),
     )
+
+
+def _resolved(measure: SpectralMeasure) -> bool:
+    """Whether the unstable part of the gradient lies on eigenvectors, or there is next to none."""
+    if len(measure.nodes) < _GRADIENT_PRODUCTS[0]:
+        return False
+    negative = measure.nodes < 0.0
+    misses = np.minimum(1.0, measure.residuals[negative] / -measure.nodes[negative])
+    return float(measure.weights[negative] @ misses) < _UNRESOLVED * measure.total
 
 
 def _sliced(reduced: ReducedLoss, here: float, direction: Tensor, curvature: float) -> _Candidate:
