@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,25 +89,14 @@ class SpectralMeasure:
 
 
 def spectral_measure(
-    operator: Operator,
-    vector: Tensor,
-    products: int = 16,
-    *,
-    project: Operator | None = None,
-    stop: Callable[[SpectralMeasure], bool] | None = None,
+    operator: Operator, vector: Tensor, products: int = 16, *, project: Operator | None = None
 ) -> SpectralMeasure:
-    """Lanczos from ``vector`` (horizontal, shape ``(dim,)``); ``stop`` may end it before ``products``.
+    """Lanczos from ``vector`` (horizontal, shape ``(dim,)``).
 
     Raises:
         ValueError: if ``vector`` is zero or not finite.
     """
-    size = float(vector.norm())
-
-    def seen(space: Subspace) -> SpectralMeasure:
-        return SpectralMeasure.inside(space, size)
-
-    enough = None if stop is None else lambda space: stop(seen(space))
-    return seen(krylov(operator, vector, products, project=project, stop=enough))
+    return SpectralMeasure.inside(krylov(operator, vector, products, project=project), float(vector.norm()))
 
 
 def random_measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,15 +69,12 @@ def gradient_rows(
     *,
     seed: int = 0,
     keep_casts: bool = True,
-    move: Callable[[State], State] = lambda state: state,
 ) -> tuple[State, Tensor]:
     """A generic point, and loss gradients there on more random batches than there are parameters.
 
-    Args:
-        move: takes the generic point, buffers included, to the one where gradients are wanted.
-
     Returns:
-        The state, and gradients as rows in the order of ``trace.trainable``, shape ``(batches, parameters)``.
+        The point, buffers included, and gradients as rows in the order of ``trace.trainable``, shape
+        ``(batches, parameters)``.
 
     Raises:
         ValueError: above ``LIMIT`` trainable parameters, or where a gradient is not finite.
@@ -105,7 +101,7 @@ def gradient_rows(
     points = [generic_point(own, generator) for _ in range(_POINTS)]
     zero = [gradients(point, _PROBES) == 0 for point in points]
     best = min(range(_POINTS), key=lambda k: (int(zero[k].all(0).sum()), int(zero[k].sum())))
-    state = move({**fixed, **points[best]})
+    state = {**fixed, **points[best]}
     return state, gradients(state, count + _SPARE)
 
 

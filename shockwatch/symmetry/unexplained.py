@@ -34,7 +34,7 @@ class Unexplained:
 
 
 def unexplained(quotient: Quotient, trace: Trace, model: nn.Module, batch: Any, seed: int = 0) -> Unexplained:
-    """The null space of loss gradients at a canonical generic point, less the span of the groups' generators.
+    """The null space of loss gradients at a generic point, less the span of the groups' generators.
 
     What is left comes from narrow inputs or outputs (a map that reads fewer numbers than it writes cannot be told from
     others: in a linear network 6-5-5-4, 57 directions are redundant and groups explain 55), or from a group that is
@@ -47,7 +47,8 @@ def unexplained(quotient: Quotient, trace: Trace, model: nn.Module, batch: Any, 
         raise ValueError(
             f"model with {count:,} trainable parameters: naming directions takes at most {LIMIT:,}"
         )
-    state, rows = gradient_rows(trace, model, batch, seed=seed, move=quotient.canonicalize)
+    # not at the canonical one: in a narrow network that is a limit of low rank, with a larger null space
+    state, rows = gradient_rows(trace, model, batch, seed=seed)
     _, values, vectors = torch.linalg.svd(rows, full_matrices=True)
     null = vectors[rank(values) :]
     if not len(null):

@@ -14,11 +14,11 @@ from torch import nn
 from examples.benchmarks.forecast.problems import Problem
 from examples.benchmarks.forecast.settings import Setting
 from shockwatch.clock import TrainingClock, pace_of
-from shockwatch.curvature import CanonicalLoss
+from shockwatch.curvature import CanonicalLoss, Recycled
 from shockwatch.observables import Point
 from shockwatch.observables.viscosity import Viscosity
 from shockwatch.pace import Pace
-from shockwatch.shock.probe import Probe, WarmStart, probe
+from shockwatch.shock.probe import Probe, probe
 from shockwatch.symmetry import Quotient
 from shockwatch.tracing import StepLoss, trace_step
 
@@ -98,7 +98,7 @@ class _Eye:
         self.loss = StepLoss(trace, problem.data)
         self.frozen = dict(model.named_buffers())
         self.random = torch.Generator().manual_seed(0)
-        self.warm: WarmStart | None = None
+        self.warm: Recycled | None = None
         self.viscosity, self.previous = Viscosity(), None
 
     def look(self, step: int, model: nn.Module, clock: TrainingClock, pace: Pace | None) -> Seen:
@@ -107,7 +107,7 @@ class _Eye:
         viscosity = self.viscosity.compute(point, self.previous)["quotient/viscosity"]
         self.previous = point
         seen = probe(CanonicalLoss(self.quotient, self.loss, state, self.frozen), self.warm, self.random)
-        self.warm = seen.warm_start
+        self.warm = seen.recycled
         return Seen(step, clock.training_time, pace, viscosity, seen)
 
 
