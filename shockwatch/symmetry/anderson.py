@@ -35,7 +35,9 @@ class Anderson:
         steps = torch.stack(self._points).diff(dim=0)
         changes = torch.stack(self._residuals).diff(dim=0)
         # pseudo-inverse of the small normal matrix, with the scale of each row taken out
-        scale = changes.norm(dim=1).clamp_min(torch.finfo(changes.dtype).tiny)
+        scale = changes.norm(dim=1)
+        # two equal residuals say nothing: a weight of rounding over zero would throw the point to infinity
+        scale = torch.where(scale > 0.0, scale, torch.inf)
         unit = changes / scale[:, None]
         weights = torch.linalg.pinv(unit @ unit.T, rtol=1e-12, hermitian=True) @ (unit @ residual) / scale
         following: Tensor = image - weights @ (steps + changes)
