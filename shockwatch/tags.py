@@ -103,6 +103,7 @@ TAGS: dict[str, Tag] = {
         "training time",
     ),
     "phase/edge_steps": Tag("Steps until shock/lr_lambda_max reaches 2, if its trend holds.", "steps"),
+    "phase/edge_error": Tag("Half width of their 80 % interval.", "steps"),
     "phase/state": Tag(
         "Phase of training: 0 smooth, 1 approaching, 2 shock, 3 relaxed, 4 converged, 5 diverging.", "code"
     ),

@@ -100,7 +100,9 @@ def escape(text: str) -> str:
 
 def alert_markdown(alert: Alert) -> str:
     """One alert as a short Markdown paragraph."""
-    forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.0f} steps ahead"
+    forecast = "" if alert.forecast is None else f", forecast {alert.forecast:.0f}"
+    forecast += "" if alert.error is None else f" ± {alert.error:.0f}"
+    forecast += " steps ahead" if forecast else ""
     heading = f"{escape(alert.severity)}: {escape(alert.name)}"
     tag = " ".join(alert.tag.replace("`", "").split())
     return (

@@ -13,7 +13,7 @@ CONTRACT = {
     "shock": "lambda_min lambda_max lr_lambda_max time steps proximity rate reynolds strength arrival_steps "
     "arrival_error forecast_score trajectory_steps gradient_field local_entropy_gap basin_gap burgers_residual",
     "phase": "changepoint variance autocorrelation trend state variance_pvalue autocorrelation_pvalue "
-    "susceptibility edge_steps",
+    "susceptibility edge_steps edge_error",
     "shockwatch": "lag_steps dropped worker_seconds overhead errors lr_factor",
 }
 

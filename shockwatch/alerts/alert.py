@@ -21,7 +21,8 @@ class Alert:
         value: its value.
         threshold: the threshold.
         forecast: steps until the event foretold, None where the rule or the theory gives none.
-        message: one plain sentence: what it means and what to try.
+        message: one or two plain sentences: what it means, how sure that is, and what to try.
+        error: half the width of an 80 % interval about ``forecast``, in steps; None where none is known.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Alert:
     threshold: float
     forecast: float | None
     message: str
+    error: float | None = None

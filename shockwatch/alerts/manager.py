@@ -40,9 +40,9 @@ Alerts = str | Path | Sequence[Rule]
 class AlertManager:
     """Turns scalars into alerts, each said once.
 
-    A rule raises on a tag when ``patience`` consecutive values count, and again only after a value has
-    passed the release level and ``cooldown`` steps have gone by. NaN is no value: it neither counts nor
-    breaks a series. An infinite value counts on its side.
+    A rule raises on a tag when ``patience`` consecutive values count, or one is beyond ``at_once``, and again
+    only after a value has passed the release level and ``cooldown`` steps have gone by. NaN is no value: it
+    neither counts nor breaks a series. An infinite value counts on its side.
 
     Rules about the same ``event`` speak with one voice: of one observation only the most severe alert is
     kept (among equals that of the first rule, and of its tags the most extreme value), and for the cooldown
@@ -79,7 +79,7 @@ class AlertManager:
                     continue
                 watch = self._watches.setdefault((rule.name, tag), _Watch())
                 if _raises(rule, watch, step, value):
-                    alert = rule.alert(step, tag, value, _forecast(rule, values))
+                    alert = rule.alert(step, tag, value, values)
                     other = raised.get(rule.topic)
                     if other is None or _louder(rule, alert, *other):
                         raised[rule.topic] = (rule, alert)
@@ -156,7 +156,8 @@ def _raises(rule: Rule, watch: _Watch, step: int, value: float) -> bool:
     watch.count = watch.count + 1 if rule.counts(value) else 0
     # A step before the last alert means that the run was set back: its cooldown is void.
     cooling = watch.last_step is not None and 0 <= step - watch.last_step < rule.cooldown
-    if watch.count < rule.patience or cooling:
+    enough = watch.count >= rule.patience or rule.counts_at_once(value)
+    if not enough or cooling:
         return False
     watch.raised, watch.count, watch.last_step = True, 0, step
     return True
@@ -167,8 +168,3 @@ def _louder(rule: Rule, alert: Alert, other_rule: Rule, other: Alert) -> bool:
     if rule is other_rule:
         return alert.value > other.value if rule.direction == "above" else alert.value < other.value
     return SEVERITIES.index(alert.severity) > SEVERITIES.index(other.severity)
-
-
-def _forecast(rule: Rule, values: Mapping[str, float]) -> float | None:
-    forecast = math.nan if rule.forecast_tag is None else values.get(rule.forecast_tag, math.nan)
-    return float(forecast) if math.isfinite(forecast) else None

@@ -69,7 +69,7 @@ class PhaseIndicators:
             ``phase/changepoint``, ``variance``, ``autocorrelation``, ``trend``, their p-values,
             ``susceptibility`` and ``state``; the statistics are NaN until three values have been watched (the
             p-values: 16), change point and state never. Where the curvature was measured also
-            ``phase/edge_steps``, and of blocks that feed a softmax ``block/<name>/collapse_steps``.
+            ``phase/edge_steps`` and ``edge_error``, and of blocks that feed a softmax ``block/<name>/collapse_steps``.
         """
         changed = self._watch(step, values) if finite else False
         state = self._machine.update(
@@ -99,7 +99,8 @@ class PhaseIndicators:
     def _edge(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         if "shock/lr_lambda_max" not in values:
             return {}
-        return {"phase/edge_steps": self._stability.update(step, values["shock/lr_lambda_max"] / 2.0)}
+        steps, error = self._stability.update(step, values["shock/lr_lambda_max"] / 2.0)
+        return {"phase/edge_steps": steps, "phase/edge_error": error}
 
     def _watch(self, step: int, values: Mapping[str, float]) -> bool:
         """Append to the window what can be appended; tell whether it is a change point."""

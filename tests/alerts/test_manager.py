@@ -34,6 +34,32 @@ def test_an_alert_says_everything():
         alert.value = 1.0
 
 
+def test_an_alert_says_how_sure_it_is():
+    sure = rule(
+        forecast_tag="shock/arrival_steps",
+        error_tag="shock/arrival_error",
+        score_tag="shock/forecast_score",
+        message="{forecast}; {score}",
+    )
+    values = {TAG: 3.0, "shock/arrival_steps": 20.0, "shock/arrival_error": 6.5}
+    (alert,) = AlertManager([sure]).update(0, values)
+    assert alert.error == 6.5
+    assert alert.message == (
+        "in about 20 steps (80 % interval: 14 to 26); no forecast of this run has met its event yet"
+    )
+    (alert,) = AlertManager([sure]).update(0, values | {"shock/forecast_score": 0.034})
+    assert alert.message.endswith("past forecasts of this run were off by 3 % of the steps left (median)")
+    (alert,) = AlertManager([sure]).update(0, {TAG: 3.0, "shock/arrival_error": 6.5})
+    assert (alert.forecast, alert.error) == (None, None)
+
+
+def test_a_forecast_of_each_block_is_its_own():
+    far = rule(tag="block/*/collapse_steps", direction="below", forecast_tag="block/*/collapse_steps")
+    values = {"block/a.0/collapse_steps": 9.0, "block/b/collapse_steps": 1.0}
+    (alert,) = AlertManager([far]).update(0, values)
+    assert (alert.tag, alert.forecast) == ("block/b/collapse_steps", 1.0)
+
+
 @pytest.mark.parametrize("forecast", [math.nan, math.inf, None])
 def test_a_forecast_that_is_not_finite_is_none(forecast):
     values = {TAG: 3.0} if forecast is None else {TAG: 3.0, "shock/arrival_steps": forecast}
@@ -51,6 +77,12 @@ def test_raised_once_until_released():
 
 def test_patience_counts_consecutive_values():
     assert steps_raised([3, 3, 1, 3, 3, 3, 3], patience=3) == [5]
+
+
+def test_a_value_beyond_at_once_needs_no_second_one():
+    assert steps_raised([3, 1, 5, 1, 3, 3], patience=2, at_once=5.0) == [2, 5]
+    assert steps_raised([0.5, 3, 0.1], direction="below", threshold=1.0, patience=2, at_once=0.2) == [2]
+    assert steps_raised([5, 1, 5, 1, 5], cooldown=35, patience=2, at_once=5.0) == [0, 4]
 
 
 def test_cooldown_holds_back_what_still_counts_afterwards():
@@ -208,6 +240,9 @@ def test_of_the_tags_of_one_rule_the_most_extreme_speaks():
         ({"release": 2.5}, r"release=2\.5: must be <= threshold=2\.0"),
         ({"release": 1.5, "direction": "below"}, r"release=1\.5: must be >= threshold"),
         ({"armed_by": 3.0}, r"armed_by=3\.0"),
+        ({"at_once": 1.0}, r"at_once=1\.0: must be >= threshold=2\.0"),
+        ({"at_once": 3.0, "direction": "below"}, r"at_once=3\.0: must be <= threshold"),
+        ({"error_tag": "block/*/collapse_steps"}, r"error_tag='block/\*/collapse_steps'"),
         ({"message": "{val}"}, "message='{val}'"),
         ({"message": "{"}, "message='{'"),
     ],
@@ -266,16 +301,30 @@ def test_each_default_rule_raises_on_its_trouble_once(trouble, count, name, seve
     ]
     (alert,) = alerts
     assert (alert.name, alert.severity, alert.step) == (name, severity, 19 + count)
-    forecasts = {"transition ahead": 150.0, "edge of stability ahead": 70.0}
+    forecasts = {"transition ahead": 150.0, "edge of stability ahead": 70.0, "attention collapse ahead": 60.0}
     assert alert.forecast == forecasts.get(name)
     assert "in about 150 steps" in alert.message or name != "transition ahead"
 
 
-def test_default_messages_are_one_sentence_and_names_differ():
+def test_default_messages_are_one_or_two_sentences_and_names_differ():
     assert len({rule.name for rule in DEFAULT_RULES}) == len(DEFAULT_RULES)
     for default in DEFAULT_RULES:
-        message = default.alert(100, "block/x/effective_rank", 1.0, None).message
+        message = default.alert(100, default.tag.replace("*", "x"), 1.0, {}).message
         assert message.endswith(".")
-        assert message.count(". ") == 0
+        assert message.count(". ") <= 1
         assert "\n" not in message
     assert "phase/changepoint" not in {rule.tag for rule in DEFAULT_RULES}
+
+
+def test_default_rules_say_how_sure_they_are():
+    for default in DEFAULT_RULES:
+        values = {tag: 40.0 for tag in (default.forecast_tag, default.error_tag, default.score_tag) if tag}
+        message = default.alert(100, default.tag, 3.21, values).message
+        if default.error_tag is not None:
+            assert "80 % interval: 0 to 80" in message
+        elif default.forecast_tag is not None:
+            assert "in about 40 steps" in message
+            assert "may also" in message
+        elif default.name != "divergence":  # which is a fact
+            assert "3.21" in message
+            assert f"{default.threshold:.3g}" in message

@@ -62,6 +62,7 @@ def test_a_line_of_json_per_alert(tmp_path: Path) -> None:
         "threshold": 1.0,
         "forecast": None,
         "message": "a shock is near",
+        "error": None,
     }
     assert second["value"] == "inf"
 

@@ -103,7 +103,7 @@ def test_a_run_set_back_starts_the_window_anew():
 def test_resuming_from_a_checkpoint_changes_nothing(tmp_path):
     speeds = noisy(90, seed=7)
     speeds[40:] *= 5
-    extra = [{"shock/lr_lambda_max": 0.4 + 0.017 * i, "quotient/viscosity": 1.0 + i % 3} for i in range(90)]
+    extra = [{"shock/lr_lambda_max": 0.4 + 0.02 * i, "quotient/viscosity": 1.0 + i % 3} for i in range(90)]
     whole = feed(PhaseIndicators(), speeds, extra=extra)
     assert sum(0 < row["phase/edge_steps"] < math.inf for row in whole) > 0
     assert math.isfinite(whole[-1]["phase/susceptibility"])

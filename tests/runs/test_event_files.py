@@ -22,6 +22,7 @@ MAY_BE_MISSING = {
     "shock/steps",
     "shock/time",
     "phase/edge_steps",
+    "phase/edge_error",
     "shock/basin_gap",
     "shock/burgers_residual",
     "shock/forecast_score",

@@ -1,4 +1,4 @@
-"""Shockwatch and the baselines on a recorded run, plain or in random gauges; each gives the steps of its alerts."""
+"""A recorded run as monitors see it, plain or in random gauges; the baselines, each gives the steps of its alerts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from examples.benchmarks.labelled.record import Recording, State
-from shockwatch.alerts import AlertManager
-from shockwatch.engine import Engine
 from shockwatch.phase.change_point import ChangePointDetector
 from shockwatch.phase.early_warning import autocorrelation, trend, variance
-from shockwatch.snapshot import Snapshot
 from shockwatch.symmetry import infer_symmetries
 
 PAUSE = 50  # steps for which a baseline keeps silent after an alert
@@ -70,35 +67,9 @@ def _gradient(model: nn.Module, loss_fn: Callable, batch: object, state: State) 
     return torch.autograd.grad(loss, list(point.values()))
 
 
-def _snapshots(view: View) -> list[int]:
+def snapshots(view: View) -> list[int]:
+    """Steps at which monitors that look now and then do look."""
     return [1, *range(view.every, view.recording.steps + 1, view.every)]
-
-
-def _momentum(view: View) -> float:
-    group = view.recording.case.optimizer.param_groups[0]
-    return float(group["momentum"]) if "momentum" in group else math.nan
-
-
-def shockwatch(view: View) -> list[tuple[int, str]]:
-    """The default rules on the default indicators, a probe at every snapshot."""
-    case, recording = view.recording.case, view.recording
-    engine = Engine.build(case.model, case.loss_fn, case.data, horizon=200, seed=0, probe=True)
-    manager, momentum, alerts = AlertManager(), _momentum(view), []
-    clock = np.cumsum(recording.rates) / (1.0 - (0.0 if math.isnan(momentum) else momentum))
-    for step in _snapshots(view):
-        rate = recording.rates[step]
-        per_step = rate / (1.0 - momentum)
-        state = {name: tensor.clone() for name, tensor in view.states[step].items()}
-        snapshot = Snapshot(
-            step, state, float(clock[step]), per_step, rate, recording.losses[step], rate / (1.0 + momentum)
-        )
-        try:
-            values = engine.process(snapshot, True).values
-        except Exception as error:  # as in a run: an analysis that fails is no alert
-            print(f"    engine failed at step {step}: {type(error).__name__}: {error}", flush=True)
-            continue
-        alerts += [(step, alert.name) for alert in manager.update(step, values)]
-    return alerts
 
 
 def gradient_zscore(view: View) -> list[int]:
@@ -115,7 +86,7 @@ def gradient_zscore(view: View) -> list[int]:
 def raw_norm(view: View) -> list[int]:
     """A change point of the raw parameter norm: the same detector as ours, one false alarm in 10,000 steps."""
     detector, found = ChangePointDetector(10_000 / view.every), []
-    for step in _snapshots(view):
+    for step in snapshots(view):
         norm = math.sqrt(sum(float(t.square().sum()) for t in view.states[step].values()))
         if not math.isfinite(norm) or (norm > 0 and detector.update(float(step), math.log(norm))):
             _add(found, step)
@@ -139,11 +110,11 @@ def loss_spike(view: View) -> list[int]:
 
 def raw_curvature(view: View) -> list[int]:
     """``lr * lambda_max >= 2 (1 + momentum)`` on the raw parameters at two snapshots running; 20 power steps."""
-    case, momentum, found, count = view.recording.case, _momentum(view), [], 0
-    if math.isnan(momentum):
+    case, found, count = view.recording.case, [], 0
+    if math.isnan(view.recording.readings[-1].stability_rate):
         return found
     vector: list[Tensor] | None = None
-    for step in _snapshots(view):
+    for step in snapshots(view):
         point = {name: t.detach().requires_grad_() for name, t in view.states[step].items()}
         loss = case.loss_fn(lambda x, p=point: functional_call(case.model, p, (x,)), case.data)
         grads = torch.autograd.grad(loss, list(point.values()), create_graph=True)
@@ -159,7 +130,7 @@ def raw_curvature(view: View) -> list[int]:
             top = sum(float((u * v).sum()) for u, v in zip(unit, vector, strict=True))
         if not all(bool(torch.isfinite(v).all()) for v in vector):
             vector = None
-        count = count + 1 if view.recording.rates[step] * top >= 2 * (1 + momentum) else 0
+        count = count + 1 if view.recording.readings[step].stability_rate * top >= 2 else 0
         if count == 2:
             _add(found, step)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,20 +10,21 @@ from torch import Tensor, nn
 
 from examples.benchmarks.labelled.families import Batch, Case
 from examples.benchmarks.labelled.labels import Event, Outcome, diverged, events
+from shockwatch.clock import TrainingClock
 
 State = dict[str, Tensor]
 
 
 @dataclass
 class Recording:
-    """One run: ``states[s]``, ``rates[s]`` and ``losses[s]`` after ``s`` steps (entry 0: before the first).
+    """One run: ``states[s]``, ``readings[s]`` and ``losses[s]`` after ``s`` steps (entry 0: before the first).
 
     ``losses`` are those of the training batches, ``outcome`` is for the labels only.
     """
 
     case: Case
     states: list[State]
-    rates: list[float]
+    readings: list[TrainingClock]
     losses: list[float]
     outcome: Outcome
     events: list[Event]
@@ -36,7 +38,8 @@ class Recording:
 def train(case: Case) -> Recording:
     """Make the run; one that diverges ends at the step that says so."""
     model, outcome = case.model, Outcome()
-    states, rates, losses = [_copy(model)], [0.0], [float("nan")]
+    clock = TrainingClock()
+    states, readings, losses = [_copy(model)], [copy.copy(clock)], [float("nan")]
     for step in range(1, case.steps + 1):
         if case.rate is not None:
             for group in case.optimizer.param_groups:
@@ -46,11 +49,12 @@ def train(case: Case) -> Recording:
         loss.backward()
         case.optimizer.step()
         states.append(_copy(model))
-        rates.append(float(case.optimizer.param_groups[0]["lr"]))
+        clock.advance(case.optimizer)
+        readings.append(copy.copy(clock))
         losses.append(float(loss))
         if _look(case, outcome, step):
             break
-    return Recording(case, states, rates, losses, outcome, events(outcome))
+    return Recording(case, states, readings, losses, outcome, events(outcome))
 
 
 def _copy(model: nn.Module) -> State:

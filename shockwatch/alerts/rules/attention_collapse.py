@@ -9,8 +9,10 @@ RULE = Rule(
     direction="below",
     severity="warning",
     cooldown=50,
+    forecast_tag="block/*/collapse_steps",
     message=(
-        "{tag} is {value}: at this pace the logits of this attention block grow tenfold over their start, where "
-        "each query reads a single key; lower the learning rate, normalise queries and keys, or decay their weights."
+        "{tag}: if they go on like this the logits of this attention block are ten times their first value "
+        "{forecast}, where each query reads a single key; they may also level off by themselves. Lower the learning "
+        "rate, normalise queries and keys, or decay their weights."
     ),
 )

@@ -10,9 +10,9 @@ RULE = Rule(
     event="instability",
     cooldown=50,
     message=(
-        "Learning rate times largest curvature is {value}: between 2 and {threshold} a step that overshoots can still "
-        "settle in a flatter place, beyond {threshold} it may be thrown anywhere, with spikes, dead units or "
-        "divergence; lower the learning rate now."
+        "Learning rate times largest curvature is {value}: up to {threshold} a step that overshoots can still settle "
+        "in a flatter place, beyond it may be thrown anywhere, with spikes, dead units or divergence (ReLU networks "
+        "bear up to about 12). Lower the learning rate now."
     ),
 )
 """On a model quadratic in its parameters, gradient descent is caught between 2 and 4 and diverges from 4 on (Lewkowycz

@@ -11,7 +11,8 @@ RULE = Rule(
     severity="critical",
     event="instability",
     message=(
-        "Training diverges: the loss or the parameters are no longer finite, or the loss is far above its "
-        "start; go back to a checkpoint before step {step} and use a lower learning rate or clip gradients."
+        "Training diverges, and that is no forecast: the loss or the parameters are no longer finite, or the loss "
+        "was twice above ten times its start. Go back to a checkpoint before step {step} and use a lower learning rate "
+        "or clip gradients."
     ),
 )

@@ -12,8 +12,9 @@ RULE = Rule(
     event="instability",
     cooldown=50,
     forecast_tag="phase/edge_steps",
+    error_tag="phase/edge_error",
     message=(
-        "At this pace learning rate times largest curvature passes the edge of stability {forecast}: stop "
+        "At this pace learning rate times largest curvature passes the edge of stability {forecast}. Stop "
         "raising the learning rate, or save a checkpoint before it."
     ),
 )

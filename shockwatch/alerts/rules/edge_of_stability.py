@@ -12,7 +12,8 @@ RULE = Rule(
     event="instability",
     cooldown=50,
     message=(
-        "Learning rate times largest curvature is {value}; from {threshold} on steps overshoot: lower "
-        "the learning rate or warm it up longer if the loss starts to oscillate or grow."
+        "Learning rate times largest curvature is {value}, the second time running that it is above {threshold}, "
+        "where steps begin to overshoot. That alone need not break training: lower the learning rate or warm it up "
+        "longer if the loss starts to oscillate or grow."
     ),
 )

@@ -17,7 +17,8 @@ RULE = Rule(
     patience=5,
     severity="warning",
     message=(
-        "{tag} has fallen to {value}: this block now uses a single direction, as when attention collapses; "
-        "try a lower learning rate, weight decay on its weights or normalised queries and keys."
+        "{tag} has been at most {threshold} five times running and is {value}: this block now uses a single "
+        "direction, as when attention collapses. Try a lower learning rate, weight decay on its weights or normalised "
+        "queries and keys."
     ),
 )
