@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ _MOST_SWEEPS = 1000
 _MOST_PASSES = 3
 _ROUNDING = 1e4
 _PATIENCE = 4
-_STEADY = 0.1  # a rate of convergence counts as known when it changes by less than this share of its distance from one
+_MOST_COUPLING = 0.999  # powers stay below 2
+_NEAR = 0.3  # below this change of the weights
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def components(groups: Sequence[ContinuousGroup]) -> list[list[ContinuousGroup]]:
@@ -64,33 +66,110 @@ def balance_(groups: Sequence[ContinuousGroup], state: State, gauge: Gauge | Non
     for group in others:
         if isinstance(group, GeneralLinear) and group in gauge.turns:
             group.apply_(state, gauge.turns[group])
-    if not scalings:
-        return _alternate_(others, state, tolerance, gauge)
     if start is not None:
         scale_(scalings, state, start)
-    memory = Anderson()
-    point = ScalingTables(scalings, state).zeros() if start is None else start
-    progress, most = _Progress(tolerance), 0
-    for _ in range(_MOST_SWEEPS):
-        moved = max(_step_(group, state, gauge) for group in others)
-        # The others follow from the scales alone, so the sweep is a map of the scales.
-        change, inner = balancing_logs(living_tables_(scalings, state), tolerance)
-        most = max(most, inner)
-        if progress.done(max(moved, float(change.abs().max()))):
+    if len(others) == 1 and not scalings:
+        return _passes_(others[0], state, tolerance, gauge)
+    return _sweeps_(others, scalings, state, tolerance, gauge, start)
+
+
+def _passes_(group: ContinuousGroup, state: State, tolerance: float, gauge: Gauge) -> int:
+    """One group alone: a further pass removes what an ill-conditioned first one leaves."""
+    progress = _Progress(tolerance)
+    while progress.sweeps < _MOST_PASSES:
+        moved, matrix = _step_(group, state)
+        gauge.turn(group, matrix)
+        if progress.done(moved):
             break
-        following = memory.next(point, point + change)
-        scale_(scalings, state, following - point)
-        point = following
-    _remember(gauge, scalings, point)
+    return 1
+
+
+def _sweeps_(
+    groups: Sequence[ContinuousGroup],
+    scalings: Sequence[ScalingGroup],
+    state: State,
+    tolerance: float,
+    gauge: Gauge,
+    start: Tensor | None,
+) -> int:
+    """Closed forms one after the other, over-relaxed as their coupling says (Young 1954).
+
+    Once they move little, the logarithms of what was applied behave as a vector, to be accelerated as one.
+    """
+    device = groups[0].pieces[0].view(state).device
+    zeros = torch.zeros(0, dtype=torch.float64, device=device)
+    scales = zeros if not scalings else ScalingTables(scalings, state).zeros() if start is None else start
+    memory, progress, power, most = Anderson(), _Progress(tolerance), _over_relaxation(groups), 0
+    turned: Tensor | None = None
+    for _ in range(_MOST_SWEEPS):
+        steps = {group: _step_(group, state, power) for group in groups}
+        moved = max(move for move, _ in steps.values())
+        shift = zeros
+        if scalings:
+            shift, inner = balancing_logs(living_tables_(scalings, state), tolerance)
+            moved, most = max(moved, float(shift.abs().max())), max(most, inner)
+        turns = {group: matrix for group, (_, matrix) in steps.items() if matrix is not None}
+        for group, matrix in turns.items():
+            gauge.turn(group, matrix)
+        if progress.done(moved):
+            break
+        turn = torch.cat([zeros, *(_logarithms(matrix) for matrix in turns.values())])
+        turned = torch.zeros_like(turn) if turned is None else turned
+        image = torch.cat([scales + shift, turned + turn])
+        following = memory.next(torch.cat([scales, turned]), image) if moved < _NEAR else image
+        after = following[: len(scales)]
+        if scalings:
+            scale_(scalings, state, after - scales)
+        if moved < _NEAR:
+            _turn_(turns, state, (following - image)[len(scales) :], gauge)
+        scales, turned = after, following[len(scales) :]
+    if scalings:
+        _remember(gauge, scalings, scales)
     return max(most, progress.sweeps)
 
 
-def _step_(group: ContinuousGroup, state: State, gauge: Gauge, power: float = 1.0) -> float:
-    if not isinstance(group, GeneralLinear):
-        return group.canonicalize_(state)
-    moved, matrix = group.relax_(state, power)
-    gauge.turn(group, matrix)
-    return moved
+def _step_(group: ContinuousGroup, state: State, power: float = 1.0) -> tuple[float, Tensor | None]:
+    if isinstance(group, GeneralLinear):
+        return group.relax_(state, power)
+    return group.canonicalize_(state), None
+
+
+def _logarithms(matrices: Tensor) -> Tensor:
+    """Logarithms of positive definite matrices, as one vector."""
+    values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
+    result: Tensor = ((vectors * values.clamp_min(_TINY).log()[:, None, :]) @ vectors.mT).reshape(-1)
+    return result
+
+
+def _turn_(turns: Mapping[ContinuousGroup, Tensor], state: State, logs: Tensor, gauge: Gauge) -> None:
+    """Apply the matrices with these logarithms."""
+    parts = torch.split(logs, [matrix.numel() for matrix in turns.values()])
+    for (group, matrix), log in zip(turns.items(), parts, strict=True):
+        step = torch.matrix_exp(log.reshape(matrix.shape))
+        if isinstance(group, GeneralLinear):
+            group.apply_(state, step)
+        gauge.turn(group, step)
+
+
+def _over_relaxation(groups: Sequence[ContinuousGroup]) -> float:
+    """Young's power for linear groups that share weights, from the norm as a function of one factor for each group.
+
+    Along one group the norm is symmetric about its minimum, so that powers below 2 never raise it. Where all is
+    balanced, shared weights are about as large as one another.
+    """
+    linear = [group for group in groups if isinstance(group, GeneralLinear)]
+    rows: dict[str, list[float]] = {}
+    for k, group in enumerate(linear):
+        for piece, charge in zip(group.pieces, group.charges, strict=True):
+            rows.setdefault(piece.label, [0.0] * len(linear))[k] = charge
+    if not rows:
+        return 1.0
+    charges = torch.tensor(list(rows.values()), dtype=torch.float64)
+    hessian = charges.T @ charges
+    scale = hessian.diagonal().rsqrt()
+    jacobi = torch.eye(len(linear), dtype=torch.float64) - scale[:, None] * hessian * scale
+    coupling = min(float(torch.linalg.eigvalsh(jacobi).abs().max()), _MOST_COUPLING)
+    return 2.0 / (1.0 + math.sqrt(1.0 - coupling**2))
 
 
 def _remember(gauge: Gauge, groups: Sequence[ScalingGroup], logs: Tensor) -> None:
@@ -110,26 +189,6 @@ class _Progress:
         self._least, self._since = (moved, 0) if moved < self._least else (self._least, self._since + 1)
         stalled = self._least < _ROUNDING * self._tolerance and self._since >= _PATIENCE
         return moved < self._tolerance or stalled
-
-
-def _alternate_(groups: Sequence[ContinuousGroup], state: State, tolerance: float, gauge: Gauge) -> int:
-    """Closed forms one after the other, over-relaxed once their rate is known (Young 1954)."""
-    progress = _Progress(tolerance)
-    if len(groups) == 1:
-        # A further pass removes what an ill-conditioned first one leaves.
-        while progress.sweeps < _MOST_PASSES and not progress.done(_step_(groups[0], state, gauge)):
-            pass
-        return 1
-    power, rate, before = 1.0, math.inf, math.inf
-    for _ in range(_MOST_SWEEPS):
-        moved = max(_step_(group, state, gauge, power) for group in groups)
-        if progress.done(moved):
-            break
-        last, rate = rate, moved / before
-        if power == 1.0 and abs(rate - last) < _STEADY * (1 - rate):
-            power = 2.0 / (1.0 + math.sqrt(1.0 - rate))
-        before = moved
-    return progress.sweeps
 
 
 def living_tables_(groups: Sequence[ScalingGroup], state: State) -> ScalingTables:

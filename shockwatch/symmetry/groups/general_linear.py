@@ -14,15 +14,12 @@ from torch import Tensor
 from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.charges import ChargeSystem, Scope
+from shockwatch.symmetry.geometric_mean import RANK_TOLERANCE, balanced, balancing, conditioned, trace
 from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, as_matrices, frame, write_matrices
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.scores import feeds_softmax
 
-# Below this ratio of eigenvalues of a Gram matrix (in float64) a block counts as rank-deficient.
-_RANK_TOLERANCE = 1e-13
-# Projectors nearer than this are those of one space.
-_SAME_SPACE = 1e-6
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -106,26 +103,6 @@ class GeneralLinear(ContinuousGroup):
         inverse = (left @ (right / sizes)).to(device)
         self._act_(state, matrix, inverse)
 
-    def _balance(self, p: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Eigenvectors of the balancing matrix of two Gram matrices, logarithms of its eigenvalues, and which blocks
-        have one: the others get the identity.
-        """
-        good = _conditioned(p) & _conditioned(n)
-        if not bool(good.all()):
-            p, n, good = _filled(p, n, good)
-        healthy = good[:, None, None]
-        eye = torch.eye(self._row.size, dtype=torch.float64, device=p.device).expand_as(p)
-        lower, info = torch.linalg.cholesky_ex(torch.where(healthy, p, eye))
-        healthy = healthy & (info == 0)[:, None, None]
-        lower, n = torch.where(healthy, lower, eye), torch.where(healthy, n, eye)
-        # With P = L L^T the mean is L^-T (L^T N L)^(1/2) L^-1: one root fewer than by powers of P.
-        root = _powers(lower.transpose(-2, -1) @ n @ lower, 0.5)
-        half = torch.linalg.solve_triangular(lower.transpose(-2, -1), root, upper=True)
-        square = torch.linalg.solve_triangular(lower, half, upper=False, left=False)
-        values, vectors = torch.linalg.eigh((square + square.transpose(-2, -1)) / 2)
-        logs = 0.5 * torch.log(values.clamp_min(torch.finfo(torch.float64).tiny))
-        return vectors, logs, healthy[:, 0, 0]
-
     def canonicalize_(self, state: State) -> float:
         moved = 0.0
         wide = self.pieces[0].view(state).dtype == torch.float64
@@ -142,59 +119,58 @@ class GeneralLinear(ContinuousGroup):
         """One step to the balance, or beyond: the balancing matrix to a ``power``.
 
         Returns:
-            The relative change, and the matrix applied to all but degenerate blocks.
+            The relative change, and the matrix applied.
 
         Changes are of the weights, not of logarithms: small singular values of weights in single precision are noise.
         """
         grams = self._gram(state, 1.0), self._gram(state, -1.0)
-        vectors, logs, healthy = self._balance(*grams)
+        vectors, logs, precise = balancing(*grams)
         logs = power * logs
+        change = torch.zeros((), dtype=torch.float64)
+        for sign, gram in zip((1.0, -1.0), grams, strict=True):
+            moved = ((gram @ vectors) * vectors).sum(-2) * torch.expm1(sign * logs).square()
+            change = torch.maximum(change, moved.sum(-1).div(trace(gram)).max().sqrt().cpu())
         matrix, inverse = ((vectors * torch.exp(s * logs)[:, None, :]) @ vectors.mT for s in (1.0, -1.0))
+        if bool(precise.all()):
+            self._act_(state, matrix, inverse)
+            return float(change), matrix
+        before = [self._stack(state, sign)[~precise].double() for sign in (1.0, -1.0)]
         self._act_(state, matrix, inverse)
-        moved = [torch.expm1(s * logs) for s in (1.0, -1.0)]
-        change = max(
-            float(
-                (((gram @ vectors) * vectors).sum(-2) * step.square()).sum(-1).div(_trace(gram)).max().sqrt()
-            )
-            for gram, step in zip(grams, moved, strict=True)
-        )
-        return change if bool(healthy.all()) else max(change, self._to_limit_(state, ~healthy)), matrix
+        *after, matrix[~precise] = balanced(before[0], before[1], power)
+        self._write_(state, ~precise, after)
+        lost = [
+            (new - old).norm() / old.norm().clamp_min(_TINY) for old, new in zip(before, after, strict=True)
+        ]
+        return max(float(change), *(float(x) for x in lost)), matrix
 
     def apply_(self, state: State, matrix: Tensor) -> None:
         """Act with ``(blocks, d, d)`` in place."""
         self._act_(state, matrix, torch.linalg.inv(matrix).mT)
 
-    def _to_limit_(self, state: State, blocks: Tensor) -> float:
-        """Move ``blocks`` to the balanced point in the closure of their orbit; returns the relative change."""
-        stacks = [self._stack(state, sign) for sign in (1.0, -1.0)]
-        before = [stack[blocks].double() for stack in stacks]
-        (p_basis, p), (n_basis, n) = (torch.linalg.qr(side.mT) for side in before)
-        left, values, right = torch.linalg.svd(p @ n.mT, full_matrices=False)
-        root = torch.where(values > _RANK_TOLERANCE * values[:, :1], values, 0.0).sqrt()[:, :, None]
-        balanced = [root * (p_basis @ left).mT, root * (n_basis @ right.mT).mT]
-        # As near to where they were as rotations allow; beyond the rank rows are zero, wherever they turn.
-        overlap = sum((old @ new.mT for old, new in zip(before, balanced, strict=True)), torch.zeros(()))
-        turn = torch.linalg.svd(overlap, full_matrices=False)
-        change = 0.0
-        for sign, stack, old, new in zip((1.0, -1.0), stacks, before, balanced, strict=True):
-            after = turn.U @ turn.Vh @ new
-            change = max(change, float((after - old).norm() / old.norm().clamp_min(_TINY)))
-            stack[blocks] = after.to(stack.dtype)
+    def _write_(self, state: State, blocks: Tensor, sides: Sequence[Tensor]) -> None:
+        """Replace some blocks by stacks of both charges."""
+        for sign, side in zip((1.0, -1.0), sides, strict=True):
+            stack = self._stack(state, sign)
+            stack[blocks] = side.to(stack.dtype)
             members = list(self._members(sign))
             widths = [math.prod(a.size for a in p.atoms) // (self.blocks * self._row.size) for p in members]
             for piece, part in zip(members, torch.split(stack, widths, -1), strict=True):
                 write_matrices(piece, piece.view(state), self.batch, self._row, part)
-        return change
 
     def degenerate(self, state: State) -> int:
         widths = [min(self._columns(sign), self._row.size) for sign in (1.0, -1.0)]
         grams = [self._gram(state, sign) for sign in (1.0, -1.0)]
-        full = [_conditioned(gram, width) for gram, width in zip(grams, widths, strict=True)]
+        full = [conditioned(gram, width) for gram, width in zip(grams, widths, strict=True)]
         return int((~(full[0] & full[1])).sum())
 
     def imbalance(self, state: State) -> Tensor:
         grams = self._gram(state, 1.0), self._gram(state, -1.0)
-        return self._by_layer(self._balance(*grams)[1])
+        _, logs, precise = balancing(*grams)
+        if not bool(precise.all()):
+            p, n = (self._stack(state, sign)[~precise].double() for sign in (1.0, -1.0))
+            *_, matrices = balanced(p, n)
+            logs[~precise] = torch.linalg.eigvalsh(matrices).clamp_min(_TINY).log()
+        return self._by_layer(logs)
 
     def between(self, before: State, after: State) -> Tensor:
         """The matrix of each block, ``(blocks, d, d)``, that takes ``before`` to ``after``."""
@@ -258,7 +234,7 @@ class GeneralLinear(ContinuousGroup):
         p_values, p_vectors = torch.linalg.eigh(self._gram(state, 1.0))
         n_values, n_vectors = torch.linalg.eigh(self._gram(state, -1.0))
         weights = n_values[:, :, None] + p_values[:, None, :]
-        floor = _RANK_TOLERANCE * weights.amax((-2, -1), keepdim=True)
+        floor = RANK_TOLERANCE * weights.amax((-2, -1), keepdim=True)
         inverse = torch.where(weights > floor, 1.0 / weights, torch.zeros_like(weights))
 
         def solve(coefficients: Tensor) -> Tensor:
@@ -313,41 +289,11 @@ class GeneralLinear(ContinuousGroup):
 def _powers(matrix: Tensor, power: float) -> Tensor:
     """A power of a symmetric positive matrix; negative powers leave the null space at zero."""
     values, vectors = torch.linalg.eigh((matrix + matrix.transpose(-2, -1)) / 2)
-    floor = _RANK_TOLERANCE * values[..., -1:].clamp_min(0) * (power < 0)
+    floor = RANK_TOLERANCE * values[..., -1:].clamp_min(0) * (power < 0)
     safe = values.clamp_min(torch.finfo(torch.float64).tiny)
     powered = torch.where(values > floor, safe**power, torch.zeros_like(values))
     result: Tensor = (vectors * powered[..., None, :]) @ vectors.transpose(-2, -1)
     return result
-
-
-def _filled(p: Tensor, n: Tensor, good: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram matrices made regular where both span the same space, and which are regular then."""
-    bad = ~good & torch.isfinite(p).all(-1).all(-1) & torch.isfinite(n).all(-1).all(-1)
-    spaces = []
-    for gram in (p[bad], n[bad]):
-        values, vectors = torch.linalg.eigh(gram)
-        null = vectors * (values <= _RANK_TOLERANCE * values[:, -1:])[:, None, :]
-        spaces.append(null @ null.mT)
-    same = (spaces[0] - spaces[1]).norm(dim=(-2, -1)) < _SAME_SPACE
-    size = (_trace(p[bad]) * _trace(n[bad])).sqrt()
-    fill = torch.where(same & (size > _TINY), size, same.double())[:, None, None] * spaces[0]
-    p, n, good = p.clone(), n.clone(), good.clone()
-    p[bad], n[bad], good[bad] = p[bad] + fill, n[bad] + fill, same
-    return p, n, good
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    result: Tensor = matrices.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(_TINY)
-    return result
-
-
-def _conditioned(gram: Tensor, rank: int = 0) -> Tensor:
-    """Which of a batch of Gram matrices have this rank (0: full) and finite entries."""
-    finite = torch.isfinite(gram).all(-1).all(-1)
-    safe = torch.where(finite[:, None, None], gram, torch.zeros_like(gram))
-    values = torch.linalg.eigvalsh(safe)
-    full: Tensor = finite & (values[:, -rank] > _RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
-    return full
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
