@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from shockwatch.alerts import Alert
 from shockwatch.callbacks import ShockWatch
+from shockwatch.session import Update
 
 SINGULAR_VALUES = (4.0, 2.0, 1.0, 0.5)
-WIDTH, STEPS, LEARNING_RATE = 8, 8000, 0.001
+WIDTH, STEPS, LEARNING_RATE, EVERY = 8, 8000, 0.001, 100
 
 
 class DeepLinear(pl.LightningModule):
@@ -55,6 +57,21 @@ class DeepLinear(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
+
+
+class _Unhurried(pl.Callback):
+    """Waits a moment in each step while the analysis is behind: steps of a millisecond outrun it on a busy machine."""
+
+    def __init__(self, watch: ShockWatch) -> None:
+        self._seen = 0
+        watch.subscribe(self._note)
+
+    def _note(self, update: Update) -> None:
+        self._seen = update.step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step - self._seen > 2 * EVERY:
+            time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ def run(root: str | Path = "shockwatch_demo", steps: int = STEPS) -> DemoResult:
     data = DataLoader(TensorDataset(inputs, torch.matmul(inputs, target.T)), batch_size=WIDTH)
     model = DeepLinear(target)
 
-    watch = ShockWatch(every_n_steps=100, probe=1, horizon=500)
+    watch = ShockWatch(every_n_steps=EVERY, probe=1, horizon=500)
     forecasts: list[tuple[int, float]] = []
     watch.subscribe(
         lambda update: forecasts.append((update.step, update.values.get("shock/arrival_steps", math.nan)))
@@ -130,7 +147,7 @@ def run(root: str | Path = "shockwatch_demo", steps: int = STEPS) -> DemoResult:
         max_epochs=math.ceil(steps / len(data)),  # for the progress bar
         accelerator="cpu",
         logger=logger,
-        callbacks=[watch],
+        callbacks=[watch, _Unhurried(watch)],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),
