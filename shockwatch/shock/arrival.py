@@ -33,6 +33,7 @@ _NO_GROWTH, _FULL_GROWTH = (
 )  # e-foldings that a mode had ahead of it: with less it is a slope, no plateau
 _STEP = 0.5  # steps: events fall on whole ones
 _DELAYED = 0.1  # steps per step of delay: the delay shortens the way by half of itself, known to a fifth
+_STRAIGHT = 0.006  # of the way ahead: what the path, which bends, makes of a straight slice
 _LEAST = 0.05  # below this evidence a forecast is not given
 
 
@@ -170,7 +171,9 @@ class ArrivalForecaster:
         weight = _ramp(self._growth, _NO_GROWTH, _FULL_GROWTH)
         if weight <= _LEAST:
             return _none("the unstable mode has no e-folding of growth ahead of it: a slope, not a plateau")
-        known = _hypot(remaining * probe.residual_min / probe.lambda_min, _resolution(probe, pace))
+        known = _hypot(
+            remaining * probe.residual_min / probe.lambda_min, _resolution(probe, pace), _STRAIGHT * remaining
+        )
         return self._judge(remaining, weight * math.prod(w for w, _ in weights), probe, known)
 
     def _remember(self, new: Sighting) -> None:
