@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,10 +20,15 @@ from shockwatch.alerts import Alert, AlertManager, Alerts, JsonLines, Sink, Sink
 from shockwatch.budget import Probe
 from shockwatch.clock import TrainingClock
 from shockwatch.errors import require_positive_int
-from shockwatch.replica import private_batch, private_copy
+from shockwatch.replica import private_batch, private_copy, unsharded_copy
 from shockwatch.session import LossFunction
+from shockwatch.shards import is_sharded
 from shockwatch.symmetry import Declared
 from shockwatch.tensorboard import Writer, as_writer, write_layout, write_pictures, write_scalars, write_texts
+from shockwatch.worker import Analysis
+
+if TYPE_CHECKING:
+    from shockwatch.ranks import Ranks
 
 
 class ShockMonitor:
@@ -39,8 +44,12 @@ class ShockMonitor:
 
     Neither ``step`` waits for the analysis nor does an error in it reach the loop.
 
+    Where ``fully_shard`` or ``FullyShardedDataParallel`` has shared out the parameters, every rank has a monitor and
+    calls ``step`` at every step: each watches its blocks of the model, curvature is not measured, rank zero writes.
+    See :class:`~shockwatch.engine.sharded.ShardedEngine`.
+
     Args:
-        model: the module in training.
+        model: the module in training; the outermost wrapper of FSDP1.
         loss_fn: ``loss_fn(model, batch) -> scalar``; runs on private copies only.
         optimizer: its learning rate is the clock of training.
         every_n_steps: steps between snapshots, at least; the first step is always one.
@@ -113,6 +122,7 @@ class ShockMonitor:
         self._clock = TrainingClock()
         self._clock.listen([optimizer])
         self._session: session.Session | None = None
+        self._ranks: Ranks | None = None
         self._step = require_positive_int("first_step", first_step) - 1
         self._loss: Tensor | float | None = None
         self._resumed: dict[str, Any] | None = None
@@ -208,20 +218,27 @@ class ShockMonitor:
 
     def _open(self, batch: Any) -> session.Session:
         _open.add(self)
+        joined = _joined(self._model)
+        self._ranks = joined if not isinstance(joined, Exception) else None
+        if self._ranks is not None and not self._ranks.first:
+            self._writer, self._sinks = None, {}
         self._write(write_layout)
-        return session.Session(
-            self._settings,
-            self._manager,
-            self._model,
-            lambda: session.build_engine(
-                private_copy(self._model),
-                self._loss_fn,
-                private_batch(batch),
-                self._settings,
-                self._settings.probe != "off",
-            ),
-            self._resumed,
-        )
+        settings = self._settings
+
+        def build() -> Analysis:
+            if isinstance(joined, Exception):
+                raise joined
+            data = private_batch(batch)
+            if self._ranks is not None:
+                self._ranks.find(self._model)
+                return self._ranks.analysis(
+                    lambda layout: (unsharded_copy(self._model, layout), self._loss_fn), data, settings
+                )
+            return session.build_engine(
+                private_copy(self._model), self._loss_fn, data, settings, settings.probe != "off"
+            )
+
+        return session.Session(settings, self._manager, self._model, build, self._resumed, self._ranks)
 
     def _take(self, loss: Tensor | float | None, last: bool = False) -> None:
         if self._session is not None:
@@ -250,6 +267,19 @@ class ShockMonitor:
             session.warn(
                 f"shockwatch: the writer failed and gets nothing more ({type(error).__name__}: {error})"
             )
+
+
+def _joined(model: nn.Module) -> Ranks | Exception | None:
+    """This rank's part, where the parameters are shared out, or why there is none: a collective."""
+    if not is_sharded(model):
+        return None
+    # late: it brings the whole analysis
+    from shockwatch.ranks import Ranks
+
+    try:
+        return Ranks()
+    except Exception as error:
+        return error
 
 
 _open: weakref.WeakSet[ShockMonitor] = weakref.WeakSet()

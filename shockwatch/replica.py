@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset
+
+from shockwatch.shards import Shard, plain_name
+
+_INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_ALIVE = -1  # no address
+_SHARDING = ("torch.distributed.", "deepspeed.")
 
 
 def private_copy(module: nn.Module, replacements: Mapping[int, object] | None = None) -> nn.Module:
@@ -49,6 +56,54 @@ def private_batch(batch: Any) -> Any:
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), batch)
 
 
+def unsharded_copy(
+    module: nn.Module, layout: Mapping[str, Shard], replacements: Mapping[int, object] | None = None
+) -> nn.Module:
+    """:func:`private_copy` of what ``module`` was before its parameters were shared out, to be traced.
+
+    Wrappers, classes and hooks of FSDP and DeepSpeed are taken off. The parameters have their full shapes and no
+    numbers (they are fake tensors, which take no memory); buffers are copies. All of it is on the CPU, where there is
+    room to measure.
+
+    Args:
+        layout: of the parameters, by the names they have without wrappers.
+        replacements: see :func:`private_copy`.
+    """
+    module = _unwrapped(module)
+    memo: dict[int, Any] = dict(replacements or {})
+    mode = FakeTensorMode()
+    for name, parameter in module.named_parameters():
+        shard = layout[plain_name(name)]
+        with mode:
+            whole = torch.empty(shard.shape, dtype=shard.dtype, device="cpu")
+        memo[id(parameter)] = nn.Parameter(whole, requires_grad=parameter.requires_grad)
+    replica = _copy_by_attribute(module, _memo(module, memo))
+    for part in replica.modules():
+        part.__class__ = _plain_class(type(part))
+        part._backward_hooks.clear()
+        part._backward_pre_hooks.clear()
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = None if buffer is None else buffer.cpu()
+        if "_device" in vars(part):  # a LightningModule's idea of where it is
+            vars(part)["_device"] = torch.device("cpu")
+    return replica
+
+
+def _plain_class(kind: type) -> type:
+    """The class under the one that ``fully_shard`` puts on a module."""
+    place = getattr(kind, "_orig_cls_mro_index", 2 if kind.__name__.startswith("FSDP") else None)
+    sharded = any(base.__module__.startswith(_SHARDING) for base in kind.__bases__)
+    return kind.__mro__[place] if place is not None and sharded else kind
+
+
+def _of_sharding(hook: Any) -> bool:
+    """Whether a hook is there to gather or to free parameters."""
+    while hasattr(hook, "func"):
+        hook = hook.func
+    owner = type(getattr(hook, "__self__", None)).__module__
+    return owner.startswith(_SHARDING) or str(getattr(hook, "__module__", "")).startswith(_SHARDING)
+
+
 @contextmanager
 def preserved_randomness() -> Iterator[None]:
     """Undo every draw from a global generator (torch, CUDA, numpy, python) made inside."""
@@ -66,6 +121,8 @@ def preserved_randomness() -> Iterator[None]:
 def _memo(module: nn.Module, replacements: Mapping[int, object] | None) -> dict[int, Any]:
     memo: dict[int, Any] = dict(replacements or {})
     for parameter in module.parameters():
+        if id(parameter) in memo:
+            continue
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
     for part in module.modules():
         for value in vars(part).values():
@@ -92,15 +149,20 @@ def _copy_by_attribute(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = twin
     children = {name: _maybe_module(child, memo) for name, child in module._modules.items()}
     for name, value in vars(module).items():
-        if name == "_compiled_call_impl":
+        if name == "_compiled_call_impl" or name.startswith("__composable_api"):
             # bound to the live module
             continue
+        if name == "_parameters":
+            # DeepSpeed has a dictionary of its own
+            value = dict(value)
+        if name.endswith("_hooks") and isinstance(value, dict):
+            value = type(value)((key, hook) for key, hook in value.items() if not _of_sharding(hook))
         twin.__dict__[name] = children if name == "_modules" else _copy_or_share(value, memo)
     return twin
 
 
 def _maybe_module(child: nn.Module | None, memo: dict[int, Any]) -> nn.Module | None:
-    return None if child is None else _copy_by_attribute(child, memo)
+    return None if child is None else _copy_by_attribute(_unwrapped(child), memo)
 
 
 def _copy_or_share(value: Any, memo: dict[int, Any]) -> Any:
@@ -109,13 +171,17 @@ def _copy_or_share(value: Any, memo: dict[int, Any]) -> Any:
         twin = copy.deepcopy(value, attempt)
     except Exception:
         return value
+    # what deepcopy keeps alive stands under the address of the memo itself, which somebody else may have next
+    memo.setdefault(_ALIVE, []).append(attempt.pop(id(attempt), None))
     memo.update(attempt)
     return twin
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    inner = getattr(module, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else module
+    for name in _INNER:
+        if isinstance(inner := getattr(module, name, None), nn.Module):
+            return _unwrapped(inner)
+    return module
 
 
 def _unwrap_children(module: nn.Module) -> None:

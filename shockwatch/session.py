@@ -8,8 +8,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -24,6 +24,9 @@ from shockwatch.replica import preserved_randomness
 from shockwatch.snapshot import Picture, Snapshot
 from shockwatch.symmetry import Declared
 from shockwatch.worker import ONE_AT_A_TIME, Analysis, Result, Worker
+
+if TYPE_CHECKING:
+    from shockwatch.ranks import Ranks
 
 _log = logging.getLogger("shockwatch")
 
@@ -134,6 +137,8 @@ class Session:
         live: the module in training; only its tensors are read.
         build: makes the analysis; called at once, its draws from global generators are undone.
         resumed: the analysis' state from a checkpoint; if it does not fit, the analysis starts afresh.
+        ranks: where the parameters are shared out. Every rank then has a session, calls ``take`` at the same steps, and
+            takes what all can take; curvature is never measured.
     """
 
     def __init__(
@@ -143,7 +148,11 @@ class Session:
         live: nn.Module,
         build: Callable[[], Analysis],
         resumed: dict[str, Any] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        if ranks is not None:
+            settings = replace(settings, probe="off")
+        self._ranks = ranks
         self._settings = settings
         self._manager = manager
         self._axes: dict[int, int] = {}
@@ -161,7 +170,7 @@ class Session:
         try:
             with ONE_AT_A_TIME, preserved_randomness():
                 analysis = self._resume(build, resumed)
-            self._capture = Capture(lambda: named_state(live))
+            self._capture = Capture((lambda: named_state(live)) if ranks is None else ranks.tensors)
             probes = ProbeSchedule(settings.probe, settings.budget)
             # what waits for a core costs training nothing; what waits for a device does
             seconds = time.thread_time if self._capture.on_cpu else time.perf_counter
@@ -193,16 +202,24 @@ class Session:
 
         Nothing happens where plain snapshots would take more than the budget; the ``last`` of a run is always taken.
         """
-        if self._capture is None or self._worker is None:
+        if self._capture is None or self._worker is None or (self._ranks is not None and self._ranks.lost):
+            self._together(step, None, last)
             return
         if not last and not self._snapshots.due(self._worker.spending()):
+            self._together(step, False, last)
             self._say_spaced()
             return
         start = time.perf_counter()
         slot = None
         try:
-            slot = self._capture.acquire() or self._worker.drop_oldest() or self._capture.acquire()
-            if slot is None:
+            if last and self._ranks is not None:
+                self._worker.settle(self._settings.shutdown_timeout)
+            slot = self._capture.acquire()
+            if slot is None and self._ranks is None:
+                slot = self._worker.drop_oldest() or self._capture.acquire()
+            if not self._together(step, slot is not None, last) or slot is None:
+                if slot is not None and self._capture is not None:
+                    self._capture.release(slot)
                 self._worker.refuse()
                 return
             self._capture.fill(slot, loss)
@@ -220,11 +237,23 @@ class Session:
             self._worker.submit(snapshot, slot)
         except Exception as error:
             self._capture = None
+            if self._ranks is not None:
+                self._ranks.leave()
             self._fail("stops taking snapshots", error, step, axis)
             return
         self._axes[step] = axis
         self._last_step = step
         self._worker.charge(time.perf_counter() - start)
+
+    def _together(self, step: int, ready: bool | None, last: bool) -> bool:
+        """Whether every rank takes the snapshot of ``step``; one that has failed (None) ends it for all."""
+        if self._ranks is None:
+            return bool(ready)
+        agreed = self._ranks.agree(step, ready, last)
+        if self._ranks.over and self._capture is not None:
+            self._capture = None
+            self._report("ends", RuntimeError("a rank cannot go on, so none does"))
+        return agreed
 
     def collect(self, step: int) -> list[Update]:
         """What became ready since the last call, in step order.
@@ -270,7 +299,10 @@ class Session:
         if self._worker is None:
             return
         limit = self._settings.shutdown_timeout if timeout is None else timeout
-        if lost := self._worker.close(limit):
+        lost = self._worker.close(limit)
+        if lost:
+            if self._ranks is not None:
+                self._ranks.leave()
             note = f"{lost} snapshots were not analysed within {limit:g} s and are lost"
             warn(f"shockwatch: {note}")
             step = self._last_step or 0
@@ -347,6 +379,10 @@ class Session:
             _log.debug("the analysis %s", what, exc_info=error)
             return
         self._reported = True
+        if self._ranks is not None and not self._ranks.first:
+            # rank zero warns
+            _log.info("the analysis %s on this rank", what, exc_info=error)
+            return
         warn(
             f"shockwatch: the analysis {what} ({type(error).__name__}: {error}). Training goes on; "
             "further errors are only counted, as shockwatch/errors."

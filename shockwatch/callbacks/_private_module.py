@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from shockwatch.replica import private_copy
+from shockwatch.replica import private_copy, unsharded_copy
+from shockwatch.session import LossFunction, warn
+from shockwatch.shards import Shard
 
 _SILENT = (
     "log",
@@ -99,14 +101,18 @@ class _TrainerView:
         self.loggers = [self.logger]
 
 
-def private_module(module: LightningModule) -> nn.Module:
+def private_module(module: LightningModule, layout: Mapping[str, Shard] | None = None) -> nn.Module:
     """A copy of ``module`` that shares only the parameters' storage and is detached from its trainer.
 
     ``self.log`` and the like do nothing on it, ``self.trainer``, ``self.optimizers()`` and
     ``self.lr_schedulers()`` are frozen views, and what would act on the optimisation raises.
+
+    Args:
+        layout: of parameters that are shared out over ranks: the copy has their shapes, but not their numbers.
     """
     view = _TrainerView(module.trainer, not module.automatic_optimization)
-    replica = private_copy(module, {id(module.trainer): view})
+    frozen = {id(module.trainer): view}
+    replica = private_copy(module, frozen) if layout is None else unsharded_copy(module, layout, frozen)
     for part in replica.modules():
         if isinstance(part, LightningModule):
             _silence(part, view)
@@ -114,6 +120,23 @@ def private_module(module: LightningModule) -> nn.Module:
             # torchmetrics: its checks read values off the tensors, which a trace does not have
             vars(part)["validate_args"] = False
     return replica
+
+
+def watched_loss(module: LightningModule, has_batch: bool) -> tuple[LossFunction | None, bool]:
+    """The loss to be watched where the user gives none, and whether its curvature means something; warns if not."""
+    if not has_batch:
+        warn(
+            "shockwatch: the loss of a training_step that reads the iterator cannot be found, and raw parameters "
+            "only are watched; pass ShockWatch(loss_fn=...)."
+        )
+        return None, False
+    if module.automatic_optimization:
+        return training_step_loss(module), True
+    warn(
+        "shockwatch: with manual optimisation symmetries are read off the losses given to manual_backward; "
+        "what each optimiser minimises is not known, so there is no curvature: pass ShockWatch(loss_fn=...)."
+    )
+    return manual_losses(module), False
 
 
 def training_step_loss(module: LightningModule) -> Callable[[nn.Module, Any], Tensor]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,20 +14,23 @@ from shockwatch import session
 from shockwatch.alerts import Alert, AlertManager, Alerts, Sink
 from shockwatch.budget import Probe
 from shockwatch.callbacks._private_module import (
-    manual_losses,
     private_module,
     reads_iterator,
-    training_step_loss,
+    watched_loss,
 )
 from shockwatch.callbacks._publisher import Publisher
+from shockwatch.callbacks._sharded import joined, sharded_analysis
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.clock import TrainingClock
 from shockwatch.guard import never_raises
 from shockwatch.replica import private_batch
 from shockwatch.session import Session, Settings, Update
 from shockwatch.symmetry import Declared
+from shockwatch.worker import Analysis
 
-_SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+if TYPE_CHECKING:
+    from shockwatch.ranks import Ranks
+
 _AVERAGING = ("WeightAveraging", "StochasticWeightAveraging")
 
 
@@ -39,6 +41,10 @@ class ShockWatch(Callback):
     analyses them on a background thread, and publishes the scalars to every logger at the step at which the
     copy was made, and to ``trainer.callback_metrics`` under the same names. The trained parameters are the
     same, bit for bit, as without the callback; an error of its own becomes one warning.
+
+    Under DDP rank zero does the work. Under ``FSDPStrategy``, ``ModelParallelStrategy`` (FSDP2) and stage 3 of
+    ``DeepSpeedStrategy`` every rank watches blocks of the model and rank zero publishes, without curvature: see
+    :class:`~shockwatch.engine.sharded.ShardedEngine`.
 
     Args:
         every_n_steps: optimiser steps between snapshots, at least.
@@ -93,6 +99,7 @@ class ShockWatch(Callback):
         self._clock = TrainingClock()
         self._session: Session | None = None
         self._trainer: Trainer | None = None
+        self._ranks: Ranks | None = None
         self._analysis_state: dict[str, Any] | None = None
         self._broken = False
         self._watching = False
@@ -141,7 +148,10 @@ class ShockWatch(Callback):
         self._release()
         if trainer.global_step == 0:
             self._reset()
+        self._ranks = joined(trainer)
         self._watching = self._can_watch(trainer)
+        if self._ranks is not None:
+            self._ranks.begin(trainer.global_step, self._analysis_state is None)
         self._seen_step = trainer.global_step
         if self._watching:
             self._trainer = trainer
@@ -162,8 +172,11 @@ class ShockWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take a snapshot if the optimiser stepped and one is due; publish what became ready."""
+        due = self._ranks is not None and self._ranks.due(trainer.global_step, self.every_n_steps)
         self._after_batch(trainer, pl_module, outputs)
         # outside the guard: ranks must meet even if this one's watch has failed
+        if due and self._ranks is not None:
+            self._ranks.excuse(trainer.global_step)
         if trainer.global_step % self.every_n_steps == 0:
             self._share(trainer)
 
@@ -196,6 +209,8 @@ class ShockWatch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the last snapshot and wait for the analysis: nothing accepted is lost."""
         self._at_end(trainer)
+        if self._ranks is not None and not _averages(trainer):
+            self._ranks.excuse(trainer.global_step, last=True)
         self._share(trainer)
 
     @never_raises
@@ -282,42 +297,24 @@ class ShockWatch(Callback):
             self._session = None
 
     def _can_watch(self, trainer: Trainer) -> bool:
-        if not trainer.is_global_zero or not is_fitting(trainer):
-            return False
-        if isinstance(trainer.strategy, _SHARDED):
-            session.warn(
-                f"shockwatch: {type(trainer.strategy).__name__} keeps no full copy of the parameters "
-                "on a rank; this run is not watched."
-            )
-            return False
-        return True
+        return is_fitting(trainer) and (trainer.is_global_zero or self._ranks is not None)
 
     def _open(self, pl_module: LightningModule) -> Session:
         batch, self._batch = self._batch, None
-        settings, loss_fn = self.settings, self._loss_fn
-        probe = settings.probe != "off"
-        if loss_fn is None and not self._has_batch:
-            session.warn(
-                "shockwatch: the loss of a training_step that reads the iterator cannot be found, and raw parameters "
-                "only are watched; pass ShockWatch(loss_fn=...)."
-            )
-            probe = False
-        elif loss_fn is None and pl_module.automatic_optimization:
-            loss_fn = training_step_loss(pl_module)
-        elif loss_fn is None:
-            session.warn(
-                "shockwatch: with manual optimisation symmetries are read off the losses given to manual_backward; "
-                "what each optimiser minimises is not known, so there is no curvature: pass ShockWatch(loss_fn=...)."
-            )
-            loss_fn = manual_losses(pl_module)
-            probe = False
-        return Session(
-            settings,
-            self._manager,
-            pl_module,
-            lambda: session.build_engine(private_module(pl_module), loss_fn, batch, settings, probe),
-            self._analysis_state,
-        )
+        settings, ranks, trainer = self.settings, self._ranks, pl_module.trainer
+
+        def loss() -> tuple[Callable[[nn.Module, Any], Tensor] | None, bool]:
+            return (self._loss_fn, True) if self._loss_fn is not None else watched_loss(pl_module, has_batch)
+
+        def build() -> Analysis:
+            if ranks is not None:
+                return sharded_analysis(ranks, trainer, pl_module, lambda: loss()[0], batch, settings)
+            loss_fn, curved = loss()
+            probe = curved and settings.probe != "off"
+            return session.build_engine(private_module(pl_module), loss_fn, batch, settings, probe)
+
+        has_batch = self._has_batch
+        return Session(settings, self._manager, pl_module, build, self._analysis_state, ranks)
 
     def _take(self, trainer: Trainer, last: bool = False) -> None:
         if self._session is not None:
@@ -329,6 +326,9 @@ class ShockWatch(Callback):
             return
         start = time.perf_counter()
         updates = self._session.collect(self._seen_step)
+        if not trainer.is_global_zero:
+            # all ranks find the same; one says it
+            return
         if updates or self._publisher.unwritten:
             self._publisher.publish(trainer, updates)
             self._session.charge(time.perf_counter() - start)

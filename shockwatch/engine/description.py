@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from shockwatch.snapshot import State
+from collections.abc import Mapping
+
 from shockwatch.symmetry import Quotient
 
 
-def describe(quotient: Quotient, traced: bool, state: State) -> tuple[str, ...]:
-    """What inference found, and what is degenerate at the first ``state``, in plain sentences."""
+def describe(quotient: Quotient, traced: bool, degenerate: Mapping[str, int]) -> tuple[str, ...]:
+    """What inference found, and what is degenerate at the first state, in plain sentences."""
     if not traced:
         return ("no step was traced: raw parameters are watched, without symmetries or curvature.",)
     kinds: dict[str, int] = {}
@@ -25,7 +26,7 @@ def describe(quotient: Quotient, traced: bool, state: State) -> tuple[str, ...]:
     if quotient.rejected:
         refused = ", ".join(f"{g.kind} {g.name} ({g.residual:.1e})" for g in quotient.rejected)
         notes.append(f"groups the measurement refused: {refused}.")
-    if degenerate := quotient.degenerate(state):
+    if degenerate:
         blocks = ", ".join(f"{count} of {name}" for name, count in degenerate.items())
         notes.append(
             f"dead units or blocks of low rank: {blocks}; the limit of their orbit, zero, stands for them."

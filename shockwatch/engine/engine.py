@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from shockwatch.capture import named_state
@@ -45,6 +44,7 @@ class Engine:
     ) -> None:
         self._step = step
         self._described = False
+        self._strict = False
         self._observables = [make() for make in OBSERVABLES]
         self._look = CurvatureLook(step, horizon, seed)
         self._trajectory = TrajectoryForecaster()
@@ -100,12 +100,12 @@ class Engine:
         """
         self.prepare(snapshot)
         quotient = self._step.quotient()
-        notes = () if self._described else describe(quotient, self._step.traced, snapshot.state)
+        notes = () if self._described else self._describe(quotient, snapshot.state)
         self._described = True
         values: dict[str, float] = {}
         pictures: tuple[Picture, ...] = ()
         errors = self._step.take_errors()
-        finite = all(bool(torch.isfinite(snapshot.state[n]).all()) for n in quotient.names)
+        finite = quotient.finite(snapshot.state)
         if finite:
             point = self._point(quotient, snapshot)
             previous = self._previous
@@ -115,7 +115,7 @@ class Engine:
                 try:
                     values.update(observable.compute(point, previous))
                 except Exception as error:
-                    errors.append(error)
+                    self._excuse(error, errors)
             try:
                 speed = values.get("quotient/speed", math.nan)
                 values["shock/trajectory_steps"] = self._trajectory_steps(point, previous, speed)
@@ -142,6 +142,15 @@ class Engine:
         return Observation(
             snapshot.step, values, notes, pictures=pictures, error=errors[0] if errors else None
         )
+
+    def _describe(self, quotient: Quotient, state: State) -> tuple[str, ...]:
+        return describe(quotient, self._step.traced, quotient.degenerate(state) if self._step.traced else {})
+
+    def _excuse(self, error: Exception, errors: list[Exception]) -> None:
+        """Go on with the other observables, unless other ranks are waiting for this one."""
+        if self._strict:
+            raise error
+        errors.append(error)
 
     def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
         resumed = self._resumed is not None

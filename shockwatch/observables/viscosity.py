@@ -6,7 +6,6 @@ import math
 
 from torch import Tensor
 
-from shockwatch.norms import square_norm
 from shockwatch.observables.base import Observable, Point
 
 
@@ -28,8 +27,8 @@ class Viscosity(Observable):
             move = point.quotient.difference(point.canonical, previous.canonical)
             if self._last is not None and time > 0:
                 before, earlier = self._last
-                turn = square_norm(move / time - before / earlier)
-                dim = move.numel() - point.quotient.dim
+                turn = point.quotient.square_norm(move / time - before / earlier)
+                dim = point.quotient.count(point.canonical) - point.quotient.dim
                 value = turn / (2 * max(dim, 1) * (1 / time + 1 / earlier))
             self._last = (move, time) if time > 0 else None
         return {"quotient/viscosity": value}

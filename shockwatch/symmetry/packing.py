@@ -67,7 +67,10 @@ class Layout:
         packed = self._allocate({**self.own, **further}, state)
         with torch.no_grad():
             names = [name for members in (*self.own.values(), *further.values()) for name in members]
-            torch._foreach_copy_([packed[name] for name in names], [state[name].detach() for name in names])
+            if names:
+                torch._foreach_copy_(
+                    [packed[name] for name in names], [state[name].detach() for name in names]
+                )
         packed.shared = tuple(name for name in state if name not in packed)
         for name in packed.shared:
             packed[name] = packed.stacks[name] = state[name].detach()
@@ -90,8 +93,9 @@ class Layout:
             for key, members in entries.items()
         }
         kinds = {(like[m].dtype, like[m].device) for members in entries.values() for m in members}
-        if len(kinds) == 1:
-            dtype, device = kinds.pop()
+        if len(kinds) <= 1:
+            # a rank without a block has an empty state
+            dtype, device = kinds.pop() if kinds else (torch.float64, torch.device("cpu"))
             sizes = [math.prod(shape) for shape in shapes.values()]
             buffer = torch.empty(sum(sizes), dtype=dtype, device=device)
             packed.flat = buffer[: sum(sizes[: len(self.own)])]

@@ -229,6 +229,18 @@ class Quotient:
         """Euclidean distance over the trainable parameters."""
         return math.sqrt(square_norm(self.difference(a, b)))
 
+    def square_norm(self, vector: Tensor) -> float:
+        """Square of the norm of a vector from :meth:`difference`."""
+        return square_norm(vector)
+
+    def count(self, state: Mapping[str, Tensor]) -> int:
+        """Number of trainable parameters."""
+        return sum(state[n].numel() for n in self.names)
+
+    def finite(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether all trainable parameters are finite."""
+        return all(bool(torch.isfinite(state[n]).all()) for n in self.names)
+
     def norm(self, state: Mapping[str, Tensor]) -> float:
         """Euclidean norm over the trainable parameters."""
         if isinstance(state, Packed) and state.flat is not None:
