@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ class TrainingClock:
     """Sums the effective learning rate ``lr (1 - dampening) / (1 - momentum)`` over the optimiser's steps.
 
     It listens to the optimisers themselves (a post-step hook), so that a step skipped by a gradient
-    scaler does not count, and the learning rate is the one the step used.
+    scaler does not count, and the learning rate is the one the step used. An optimiser whose ``step`` calls
+    ``super().step()`` has its hooks called for both; only the outer one counts.
 
     Attributes:
         training_time: the sum so far; the largest value over the parameter groups at each step.
@@ -74,6 +76,8 @@ class TrainingClock:
         self.learning_rate = float(state["learning_rate"])
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _inside_another_step(optimizer):
+            return
         try:
             self.advance(optimizer)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -81,6 +85,21 @@ class TrainingClock:
             self.pace = None
             self.time_per_step = math.nan
             self.stability_rate = math.nan
+
+
+def _inside_another_step(optimizer: Optimizer) -> bool:
+    """Whether torch's wrapper of a step, which has called the hook that asks, runs within another one.
+
+    Read off the stack: a count kept in the hooks would be wrong for good after a step that raises, which has no post
+    hook.
+    """
+    wrapper = sys._getframe(2)
+    frame = wrapper.f_back
+    while frame is not None:
+        if frame.f_code is wrapper.f_code and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def pace_of(optimizer: Optimizer) -> Pace | None:

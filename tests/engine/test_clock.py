@@ -67,6 +67,42 @@ def test_the_rate_of_the_step_counts_not_the_next_one() -> None:
     assert twin.state_dict() == clock.state_dict()
 
 
+class _Outer(torch.optim.SGD):
+    """Calls the hooked step of its parent, which fails where it is told to."""
+
+    fails = False
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        if self.fails:
+            raise ArithmeticError("half way")
+        return loss
+
+
+def test_a_step_within_a_step_counts_once() -> None:
+    torch.optim.SGD([parameter()], lr=1.0)  # torch hooks a class when its first optimiser is made
+    optimizer, other = _Outer([parameter()], lr=0.1), torch.optim.SGD([parameter()], lr=1.0)
+    calls, clock = [], TrainingClock()
+    clock.listen([optimizer, other])
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    optimizer.step()
+    assert len(calls) == 2, "the hooks are not called for both steps: the test has lost its case"
+    assert clock.training_time == pytest.approx(0.1)
+    optimizer.fails = True
+    with pytest.raises(ArithmeticError):
+        optimizer.step()
+    optimizer.fails = False
+    optimizer.step()
+    assert clock.training_time == pytest.approx(0.2)
+
+    def closure() -> float:
+        other.step()
+        return 0.0
+
+    optimizer.step(closure)
+    assert clock.training_time == pytest.approx(0.3 + 1.0), "another optimiser's step within is its own"
+
+
 def test_a_strange_optimizer_does_not_fail_its_step() -> None:
     optimizer = torch.optim.SGD([parameter()], lr=0.1, momentum=0.5)
     clock = TrainingClock()
