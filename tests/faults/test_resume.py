@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from shockwatch import Alert, ShockMonitor, ShockWatch
+from shockwatch import Alert, ShockMonitor, ShockWatch, session
 from shockwatch.alerts import Rule
 from tests.faults.processes import ROOT, start
 from tests.faults.recipes import Memory, Noisy, Plain, ours, points
@@ -126,6 +126,7 @@ def test_a_killed_run_goes_on_without_a_jump(trial: int, tmp_path: Path, roomy: 
     code = (
         "from pathlib import Path\nimport functools\nfrom shockwatch import session\n"
         "session.Capture = functools.partial(session.Capture, slots=50)\n"
+        f"session.CHECKPOINT_TIMEOUT = {session.CHECKPOINT_TIMEOUT}\n"
         "from tests.faults.test_resume import Killer, train\n"
         f"train(Path(ROOT) / 'torn', 'first', Killer({step}))"
     )

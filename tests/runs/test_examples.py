@@ -69,7 +69,18 @@ def test_the_custom_rule_raises(tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_two_processes_stop_at_one_step(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "examples.ddp", "1500", str(tmp_path)]
+    # the trainer waits for the analysis: on a busy machine the alert would come after the last step
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import sys\nfrom examples import ddp\nfrom shockwatch import ShockWatch, session\n"
+        "class Waiting(ShockWatch):\n"
+        "    def on_train_batch_end(self, trainer, *args):\n"
+        "        self.catch_up()\n"
+        "        super().on_train_batch_end(trainer, *args)\n"
+        "session.CHECKPOINT_TIMEOUT, ddp.ShockWatch = 200.0, Waiting\n"
+        "ddp.run(1500, sys.argv[1])\n"
+    )
+    command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
