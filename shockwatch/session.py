@@ -94,6 +94,7 @@ class Update:
         learning_rate: largest learning rate of the step before the snapshot.
         gradient_descent: whether the learning rate alone sets the clock (SGD).
         pictures: of an event.
+        time_per_step: effective learning rate of the step before the snapshot; NaN where ``lr`` sets no clock.
     """
 
     step: int
@@ -104,6 +105,7 @@ class Update:
     learning_rate: float
     gradient_descent: bool
     pictures: tuple[Picture, ...] = ()
+    time_per_step: float = math.nan
 
 
 def build_engine(
@@ -351,6 +353,7 @@ class Session:
             snapshot.learning_rate,
             math.isfinite(snapshot.time_per_step),
             result.observation.pictures,
+            snapshot.time_per_step,
         )
 
     def _say_spaced(self) -> None:

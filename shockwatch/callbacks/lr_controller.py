@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from shockwatch.callbacks._scaled_step import ScaledStep
@@ -18,6 +20,7 @@ from shockwatch.callbacks._watched import agreed_step, find_watch
 from shockwatch.callbacks.shock_watch import ShockWatch
 from shockwatch.errors import require_float
 from shockwatch.guard import never_raises
+from shockwatch.phase.loss_rise import LossRise
 from shockwatch.session import PROXIMITY, Update
 
 _log = logging.getLogger("shockwatch")
@@ -25,8 +28,11 @@ _log = logging.getLogger("shockwatch")
 EDGE_OF_STABILITY = 2.0
 """Gradient descent is stable while ``lr * lambda_max`` is below it."""
 
-SMALLEST_FACTOR = 0.01
+SMALLEST_FACTOR = 0.001
 RECOVERY = 1.5
+NOISE_TARGET = 0.5
+"""Share of the way to the edge of small batches: noise is amplified twofold there, fivefold at 0.8."""
+LOSSES = 64  # of the latest steps that are kept until a decision
 
 FACTOR_TAG = "shockwatch/lr_factor"
 
@@ -59,10 +65,21 @@ def load(
     return max(known) if known else math.nan
 
 
+def noisy_load(values: dict[str, float], time_per_step: float) -> float:
+    """The load where momentum amplifies gradient noise; NaN without momentum, where this edge is the other one.
+
+    With small batches ``SGD`` with momentum ``b`` is stable up to a curvature of ``2 (1 - b) / lr``, not
+    ``2 (1 + b) / lr`` (Andreyev et al. 2026, arXiv:2604.14108): ``time_per_step * lambda_max`` is 2 there.
+    """
+    stability = time_per_step * values.get("shock/lambda_max", math.nan)
+    amplified = stability > values.get("shock/lr_lambda_max", math.nan) * (1.0 + 1e-9)
+    return stability / (EDGE_OF_STABILITY * NOISE_TARGET) if amplified else math.nan
+
+
 def next_factor(current: float, measured_load: float, measured_factor: float) -> float:
     """The factor on the learning rate after a measurement.
 
-    Down at once to where the bounds hold, at least 0.01; up, to at most 1, by at most 1.5 times per
+    Down at once to where the bounds hold, at least 0.001; up, to at most 1, by at most 1.5 times per
     measurement.
 
     Args:
@@ -78,11 +95,12 @@ def next_factor(current: float, measured_load: float, measured_factor: float) ->
 
 @dataclass(frozen=True)
 class _Measured:
-    """One measurement: the step it is of, the logger's x there, and its load."""
+    """One measurement: the step it is of, the logger's x there, its load, and that where noise counts."""
 
     step: int
     axis: int
     load: float
+    noisy_load: float = math.nan
 
 
 class ShockLRController(Callback):
@@ -91,6 +109,10 @@ class ShockLRController(Callback):
     While a transition is near (``shock/proximity`` above ``target``) the rate is such that at most the share
     ``target`` of the way to it, or of its duration, goes by between two measurements: what is behind it, a larger
     curvature perhaps, is then seen in time.
+
+    How much gradient noise lowers the edge is not known beforehand. Once the training loss has clearly risen above
+    its lowest level (:class:`~shockwatch.phase.loss_rise.LossRise`) the edge of small batches counts, too, where there
+    is momentum: ``lr / (1 - momentum) * lambda_max`` is then kept below 1, half way to it.
 
     The factor is applied for the duration of ``optimizer.step()`` only, whether it ends or raises: schedulers
     (and checkpoints, and LearningRateMonitor) see their own learning rate, so any scheduler composes, and
@@ -104,7 +126,7 @@ class ShockLRController(Callback):
         dry_run: compute and log the factor, but leave the learning rate alone.
 
     Attributes:
-        factor: on the learning rate, in [0.01, 1].
+        factor: on the learning rate, in [0.001, 1].
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -119,6 +141,8 @@ class ShockLRController(Callback):
         self._broken = False
         self._changes: list[tuple[int, float]] = [(0, 1.0)]
         self._pending: list[_Measured] = []
+        self._losses: deque[Tensor] = deque(maxlen=LOSSES)
+        self._rise = LossRise()
         self._last_probe: int | None = None
         self._scaled: list[ScaledStep] = []
         self._watch: ShockWatch | None = None
@@ -153,6 +177,7 @@ class ShockLRController(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Decide on the values that are new since the last batch; rank zero's decision holds for all."""
+        self._remember(outputs)
         if self._meets is None or not agreed_step(trainer, self._meets):
             return
         self._propose(trainer)
@@ -161,6 +186,14 @@ class ShockLRController(Callback):
             trainer.global_step, float(trainer.strategy.broadcast(1.0 if self._broken else self._proposal))
         )
         trainer.callback_metrics[FACTOR_TAG] = torch.tensor(self.factor)
+
+    @never_raises
+    def _remember(self, outputs: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._meets is not None and isinstance(loss, Tensor) and loss.numel() == 1:
+            self._losses.append(
+                loss.detach().reshape(())
+            )  # read at the next decision: a device is not waited for
 
     @never_raises
     def _propose(self, trainer: Trainer) -> None:
@@ -190,7 +223,8 @@ class ShockLRController(Callback):
             "factor": self.factor,
             "changes": [list(change) for change in self._changes],
             "last_probe": self._last_probe,
-            "pending": [[measured.step, measured.axis, measured.load] for measured in self._pending],
+            "pending": [[m.step, m.axis, m.load, m.noisy_load] for m in self._pending],
+            "rise": self._rise.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -201,7 +235,13 @@ class ShockLRController(Callback):
         self._changes = [(int(step), float(factor)) for step, factor in changes]
         self._last_probe = state_dict.get("last_probe")
         pending = state_dict.get("pending", [])
-        self._pending = [_Measured(int(step), int(axis), float(value)) for step, axis, value in pending]
+        self._pending = [
+            _Measured(int(step), int(axis), *map(float, loads)) for step, axis, *loads in pending
+        ]
+        self._losses.clear()
+        self._rise = LossRise()
+        if "rise" in state_dict:
+            self._rise.load_state_dict(state_dict["rise"])
 
     def _hear(self, update: Update) -> None:
         if self._watch is None:
@@ -221,13 +261,19 @@ class ShockLRController(Callback):
             min(interval, settings.horizon),
             settings.horizon,
         )
-        self._pending.append(_Measured(update.step, update.axis, measured))
+        noisy = noisy_load(update.values, update.time_per_step)
+        self._pending.append(_Measured(update.step, update.axis, measured, noisy))
 
     def _decide(self, trainer: Trainer) -> float:
         """The factor after the new values; logs it for each of them."""
         factor = self.factor
+        if self._pending and self._losses:
+            self._rise.update(torch.stack(tuple(self._losses)).float().tolist())
+            self._losses.clear()
         for measured in self._pending:
-            factor = next_factor(factor, measured.load, self._factor_at(measured.step))
+            loads = (measured.load, measured.noisy_load if self._rise.seen else math.nan)
+            worst = max((value for value in loads if not math.isnan(value)), default=math.nan)
+            factor = next_factor(factor, worst, self._factor_at(measured.step))
             for logger in trainer.loggers:
                 logger.log_metrics({FACTOR_TAG: factor}, step=measured.axis)
         self._pending.clear()

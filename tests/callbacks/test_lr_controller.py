@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 
 from shockwatch.callbacks import ShockLRController, ShockWatch
-from shockwatch.callbacks.lr_controller import SMALLEST_FACTOR, load, next_factor
+from shockwatch.callbacks.lr_controller import SMALLEST_FACTOR, load, next_factor, noisy_load
 from shockwatch.snapshot import Observation, Snapshot
 from tests.callbacks.lightning_cases import Fit, Net
 from tests.engine.shockwatch_fakes import FakeAnalysis
@@ -62,6 +62,16 @@ def test_factor_goes_down_at_once_and_up_in_steps() -> None:
     assert next_factor(0.9, 0.0, 0.9) == 1.0
     assert next_factor(1.0, math.inf, 1.0) == SMALLEST_FACTOR
     assert next_factor(0.3, math.nan, 1.0) == 0.3
+
+
+def test_the_edge_of_small_batches_is_that_of_the_slow_time_and_counts_with_momentum_only() -> None:
+    rate, momentum, curvature = 0.1, 0.9, 6.0
+    values = {"shock/lambda_max": curvature, "shock/lr_lambda_max": rate / (1 + momentum) * curvature}
+    at_edge = 2.0 * (1.0 - momentum) / curvature
+    assert noisy_load(values, at_edge / (1.0 - momentum)) == pytest.approx(2.0), "half way is what is allowed"
+    assert math.isnan(noisy_load({"shock/lambda_max": 6.0, "shock/lr_lambda_max": 0.6}, 0.1))
+    assert math.isnan(noisy_load(values, math.nan))
+    assert math.isnan(noisy_load({}, 1.0))
 
 
 def test_closed_loop_settles_on_the_target() -> None:
