@@ -14,15 +14,17 @@ _SPREADS, _SHARE = 5.0, 0.2  # how far above the lowest level, in scatters and i
 _MEMORY = 64  # losses that the scatter is taken from
 _BLOCK = 10  # losses, at least, that make a level once there are so many
 _FEWEST = 3  # losses that make a level
-_HALF = 0.6745 * math.sqrt(2.0)  # half of the differences of normal noise are below this many standard deviations
+_HALF = 0.6745 * math.sqrt(
+    2.0
+)  # half of the differences of normal noise are below this many standard deviations
 
 
 class LossRise:
     """Follows the losses of all steps, in blocks, and tells once they are clearly above their lowest level.
 
-    The level is the lowest mean of a block so far (of ten losses, if it holds fewer). Two of the last five losses must be above it by five times the
-    scatter of the 64 losses before the block (of neighbours: a trend drops out) and by a fifth of it. A loss that is
-    not a number counts as high.
+    The level is the lowest mean of a block so far (of ten losses, if it holds fewer). Two of the last five losses
+    must be above it by five times the scatter of the 64 losses before the block (of neighbours: a trend drops out)
+    and by a fifth of it. A loss that is not a number counts as high.
 
     Attributes:
         seen: whether that has happened; it stays so.
