@@ -1,12 +1,13 @@
 """Does the control pay? Runs that diverge without it, and runs that did not need it.
 
-    OMP_NUM_THREADS=1 python -m examples.benchmarks.control       # from the repository root, about fifteen minutes
+    OMP_NUM_THREADS=1 python -m examples.benchmarks.control       # from the repository root, about half an hour
 
-Four families are set up to fail, five seeds each: a small tanh network whose constant rate is 2 to 5 times the edge
-of stability at its start; a ReLU classifier with momentum and small batches, the same after a warm-up; three linear
-layers whose rate is 2 to 5 times what the minimum behind a plateau bears; a warm-up that never ends. All their losses
-have a floor (noise in the targets, classes that overlap), so that a ratio of final losses means something.
-Three families of smooth runs, those of the labelled benchmark, three seeds each, must not be harmed.
+Four families are set up to fail, ten seeds each, of which the last five are held out: a small tanh network whose
+constant rate is 2 to 5 times the edge of stability at its start; a ReLU classifier with momentum and small batches, the
+same after a warm-up; three linear layers whose rate is 2 to 5 times what the minimum behind a plateau bears; a warm-up
+that never ends. All their losses have a floor (noise in the targets, classes that overlap), so that a ratio of final
+losses means something. Three families of smooth runs, those of the labelled benchmark, three seeds each and two held
+out, must not be harmed.
 
 Each run is made (a) without any callback; (b) at constant rates a factor of two apart, the best of which at the end
 is "tuned by hand"; (c) with ``ShockWatch`` and ``ShockLRController()`` as they come, but for a snapshot every five
@@ -14,6 +15,9 @@ steps; (d) with ``ShockEarlyStopping("shock/lr_lambda_max", threshold=2, patienc
 diverges in (a): the loss is not finite, or above five times its largest value in the first five steps. In (c) and (d)
 the trainer waits for the analysis at every snapshot, so that the result does not hang on the speed of the machine. The
 final loss is that on all the data, averaged over the last 20 steps; "cost" is its excess over the run without control.
+
+The rule for small batches with momentum (``LossRise``, and the bound it puts into force) was worked out on seeds 0 to 4
+of that family, with the smallest factor let down from 0.01 to 0.001; nothing was tuned on the held-out seeds, 5 to 9.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +145,7 @@ FAMILIES: dict[str, Callable[[int], Case]] = {
     "full_batch": full_batch,
 }
 SMOOTH = ("logistic", "smooth_mlp", "full_batch")
+HELD_OUT = 5  # seeds from here on were not looked at while the control was worked on
 
 
 def make(family: str, seed: int) -> Case:
@@ -250,10 +257,18 @@ class _Factors(ShockLRController):
         self.lowered += self.factor < 1.0
 
 
-def run(family: str, seed: int) -> dict[str, Any]:
-    """One run, made in all four ways."""
+def run(job: tuple[str, int], known: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    """One run, made in all four ways; the two without shockwatch are taken from ``known`` where it has them."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name in ("shockwatch", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    family, seed = job
     plain = alone(make(family, seed))
-    tuned, rate = by_hand(family, seed)
+    if job in known:
+        tuned, rate = known[job]["tuned"], known[job]["tuned_rate"]
+    else:
+        tuned, rate = by_hand(family, seed)
     control = _Factors()
     steered, _ = watched(make(family, seed), control)
     stop = ShockEarlyStopping("shock/lr_lambda_max", threshold=2.0, patience=2)
@@ -281,6 +296,15 @@ def run(family: str, seed: int) -> dict[str, Any]:
 
 
 def tables(results: list[dict[str, Any]]) -> str:
+    """Markdown: the seeds the control was worked on with, then those held out."""
+    parts = []
+    for title, held_out in (("Seeds 0 to 4", False), ("Seeds 5 to 9, held out", True)):
+        if chosen := [r for r in results if (r["seed"] >= HELD_OUT) == held_out]:
+            parts.append(f"## {title}\n\n{_table(chosen)}")
+    return "\n".join(parts)
+
+
+def _table(results: list[dict[str, Any]]) -> str:
     """Markdown: what was asked beside what came out, then every family, then every miss."""
     needed = [r for r in results if r["diverges_at"] is not None]
     spared = [r for r in results if r["diverges_at"] is None]
@@ -346,24 +370,32 @@ def main() -> None:
     """Run, save after every run, print the table."""
     parser = argparse.ArgumentParser(description="Control; see the docstring of the module.")
     parser.add_argument("--only", default="", help="families, comma separated; default: all")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", default="", help="comma separated; default: all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="keep what was found without shockwatch")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    for name in ("shockwatch", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     path = FOLDER / "control.json"
     FOLDER.mkdir(exist_ok=True)
-    chosen = options.only.split(",") if options.only else list(FAMILIES)
-    kept = json.loads(path.read_text()) if path.exists() and options.only else []
+    kept = (
+        json.loads(path.read_text())
+        if path.exists() and (options.only or options.seeds or options.again)
+        else []
+    )
     results = {(r["family"], r["seed"]): r for r in kept}
-    for family in chosen:
-        for seed in range(min(options.seeds, 3) if family in SMOOTH else options.seeds):
-            results[family, seed] = run(family, seed)
-            print(json.dumps(results[family, seed]), flush=True)
+    known = dict(results) if options.again else {}
+    jobs = [
+        (family, seed)
+        for family in (options.only.split(",") if options.only else FAMILIES)
+        for seed in ((0, 1, 2, 5, 6) if family in SMOOTH else range(2 * HELD_OUT))
+        if not options.seeds or str(seed) in options.seeds.split(",")
+    ]
+    jobs.sort(key=lambda job: job[1] >= HELD_OUT)
+    with ProcessPoolExecutor(options.processes) as pool:
+        for result in pool.map(partial(run, known=known), jobs):
+            results[result["family"], result["seed"]] = result
+            print(json.dumps(result), flush=True)
             saved = [
-                results[key]
-                for key in sorted(results, key=lambda key: (list(FAMILIES).index(key[0]), key[1]))
+                results[key] for key in sorted(results, key=lambda k: (list(FAMILIES).index(k[0]), k[1]))
             ]
             path.write_text("[\n" + ",\n".join(map(json.dumps, saved)) + "\n]\n")
             (FOLDER / "control.md").write_text(tables(saved))
