@@ -129,6 +129,40 @@ def test_recovers_when_the_shock_has_passed(
     assert rates.used[-1] == 0.05
 
 
+class Climbs(Net):
+    """Its loss is two, and nine from the twelfth step on if it is to climb."""
+
+    def __init__(self, climbs: bool) -> None:
+        super().__init__()
+        self.climbs = climbs
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss - loss.detach() + (9.0 if self.climbs and self.trainer.global_step >= 11 else 2.0)
+
+
+@pytest.mark.parametrize(("climbs", "factor"), [(False, 1.0), (True, 0.4)])
+def test_once_the_loss_climbs_momentum_no_longer_widens_the_edge(
+    fit: Fit, fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch, climbs: bool, factor: float
+) -> None:
+    process = fake.process
+
+    def curved(snapshot: Snapshot, probe: bool) -> Observation:
+        observation = process(snapshot, probe)
+        observation.values.update(
+            {"shock/lambda_max": 5.0, "shock/lr_lambda_max": 5.0 * snapshot.stability_rate}
+        )
+        return observation
+
+    monkeypatch.setattr(fake, "process", curved)
+    fake.proximity = 0.0
+    watch, control = ShockWatch(every_n_steps=2, horizon=2, probe=1), ShockLRController()
+    waits = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *_: watch.catch_up())
+    fit([watch, waits, control], Climbs(climbs))
+    # 0.05 / (1 - 0.9) * 5 = 2.5: beyond the edge of small batches, far below 2 (1 + 0.9) / lr
+    assert control.factor == pytest.approx(factor)
+
+
 def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:
     fake.proximity = 2.0
     _, plain = fit([])

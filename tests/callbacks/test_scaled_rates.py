@@ -244,7 +244,7 @@ def test_what_is_published_while_saving_is_decided_on_after_a_resume(
     )
     state = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["callbacks"]["ShockLRController"]
     assert state["factor"] == 1.0
-    assert state["pending"] == [[4, 3, 4.0]]  # the logger counts from 0
+    assert [entry[:3] for entry in state["pending"]] == [[4, 3, 4.0]]  # the logger counts from 0
 
 
 @pytest.mark.parametrize("catch", [False, True])
