@@ -63,6 +63,7 @@ class Capture:
     Args:
         tensors: returns the live tensors by name; called at each copy.
         slots: sets of buffers, each the size of the model.
+        keep: allocate buffers once; otherwise for each copy, and free them with the slot.
 
     Attributes:
         on_cpu: whether all tensors live on the CPU.
@@ -71,12 +72,13 @@ class Capture:
         CaptureError: if there is nothing to copy.
     """
 
-    def __init__(self, tensors: Callable[[], State], slots: int = 3) -> None:
+    def __init__(self, tensors: Callable[[], State], slots: int = 3, *, keep: bool = True) -> None:
         if slots < 2:
             raise ValueError(
                 f"slots={slots!r}: must be an integer >= 2, one being read and one being written"
             )
         self._tensors = tensors
+        self._keep = keep
         sources = tensors()
         if not sources:
             raise CaptureError("the model has no parameters to watch")
@@ -89,7 +91,7 @@ class Capture:
         if self._device is not None:
             self._staged = _Staging(list(sources.values()), self._device)
         # append and pop of a deque are atomic: the worker hands back without a lock
-        self._free: deque[Slot] = deque(self._make_slot(sources) for _ in range(slots))
+        self._free: deque[Slot] = deque(self._make_slot(sources if keep else {}) for _ in range(slots))
 
     def acquire(self) -> Slot | None:
         """A free slot, or None if all are queued or in work."""
@@ -101,6 +103,8 @@ class Capture:
 
     def release(self, slot: Slot) -> None:
         """Hand a slot back; safe from any thread."""
+        if not self._keep:
+            slot.state.clear()
         self._free.append(slot)
 
     def fill(self, slot: Slot, loss: Tensor | float | None = None) -> None:
@@ -112,6 +116,8 @@ class Capture:
         sources = self._tensors()
         if (layout := _layout(sources)) != self._layout:
             raise CaptureError(_difference(self._layout, layout))
+        if not self._keep:
+            slot.state.update(self._buffers(sources))
         targets, values = list(slot.state.values()), list(sources.values())
         with torch.no_grad():
             if self._staged is not None and slot.event is not None:
@@ -120,12 +126,15 @@ class Capture:
                 torch._foreach_copy_(targets, values)
                 _copy_loss(slot, loss)
 
-    def _make_slot(self, sources: State) -> Slot:
+    def _buffers(self, sources: State) -> State:
         pin = self._device is not None
-        state = {
+        return {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pin)
             for name, tensor in sources.items()
         }
+
+    def _make_slot(self, sources: State) -> Slot:
+        state, pin = self._buffers(sources), self._device is not None
         loss = torch.full((), torch.nan, dtype=torch.float64, device="cpu", pin_memory=pin)
         return Slot(state, loss, torch.cuda.Event() if pin else None)  # type: ignore[no-untyped-call]
 

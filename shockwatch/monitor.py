@@ -20,6 +20,7 @@ from shockwatch.alerts import Alert, AlertManager, Alerts, JsonLines, Sink, Sink
 from shockwatch.budget import Probe
 from shockwatch.clock import TrainingClock
 from shockwatch.errors import require_positive_int
+from shockwatch.memory import Memory
 from shockwatch.replica import private_batch, private_copy, unsharded_copy
 from shockwatch.session import LossFunction
 from shockwatch.shards import is_sharded
@@ -67,6 +68,8 @@ class ShockMonitor:
         symmetries: groups stated by hand, for kernels the analysis cannot read; see ``shockwatch.symmetry.Declared``.
         on_alert: called with every alert, in the thread of the loop; an exception of its own is only reported.
         false_alarms: change points (``phase/changepoint``) in 10,000 steps of stationary noise.
+        memory: ``"full"`` keeps points of the path, ``"sketch"`` sketches of it, at most 5 % of the parameters'
+            size; ``"auto"`` sketches where free memory is short.
 
     Attributes:
         values: latest value of every tag.
@@ -93,9 +96,10 @@ class ShockMonitor:
         shutdown_timeout: float = 300.0,
         on_alert: Sink | None = None,
         false_alarms: float = 1.0,
+        memory: Memory = "auto",
     ) -> None:
         self._settings = session.Settings(
-            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms
+            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms, memory
         )
         if not isinstance(model, nn.Module):
             raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")

@@ -20,6 +20,7 @@ from shockwatch.clock import TrainingClock
 from shockwatch.errors import ShockwatchWarning as ShockwatchWarning
 from shockwatch.errors import require_float, require_positive_int
 from shockwatch.errors import warn as warn
+from shockwatch.memory import Memory, require_memory, sketches
 from shockwatch.replica import preserved_randomness
 from shockwatch.snapshot import Picture, Snapshot
 from shockwatch.symmetry import Declared
@@ -58,6 +59,7 @@ class Settings:
     symmetries: Sequence[Declared] = ()
     shutdown_timeout: float = 300.0
     false_alarms: float = 1.0
+    memory: Memory = "auto"
 
     def __post_init__(self) -> None:
         require_positive_int("every_n_steps", self.every_n_steps)
@@ -74,6 +76,7 @@ class Settings:
         object.__setattr__(self, "symmetries", tuple(self.symmetries))
         require_float("shutdown_timeout", self.shutdown_timeout, 0.0)
         require_float("false_alarms", self.false_alarms, 0.0, open_low=True)
+        require_memory("memory", self.memory)
 
     @property
     def mean_run_length(self) -> float:
@@ -112,9 +115,10 @@ def build_engine(
     model: nn.Module, loss_fn: LossFunction | None, batch: Any, settings: Settings, probe: bool
 ) -> Analysis:
     """The real analysis (traces the model's step; main thread only); no ``loss_fn``: raw parameters only."""
-    from shockwatch.engine import Engine
+    from shockwatch.engine import Engine, SketchedEngine
 
-    engine: Analysis = Engine.build(
+    kind = SketchedEngine if sketches(settings.memory, model) else Engine
+    engine: Analysis = kind.build(
         model,
         loss_fn,
         batch,
@@ -172,7 +176,8 @@ class Session:
         try:
             with ONE_AT_A_TIME, preserved_randomness():
                 analysis = self._resume(build, resumed)
-            self._capture = Capture((lambda: named_state(live)) if ranks is None else ranks.tensors)
+            tensors = (lambda: named_state(live)) if ranks is None else ranks.tensors
+            self._capture = Capture(tensors, keep=not analysis.sketched)
             probes = ProbeSchedule(settings.probe, settings.budget)
             # what waits for a core costs training nothing; what waits for a device does
             seconds = time.thread_time if self._capture.on_cpu else time.perf_counter

@@ -34,6 +34,11 @@ class Analysis(Protocol):
     keeps, it must copy.
     """
 
+    @property
+    def sketched(self) -> bool:
+        """Whether copies of the parameters are to be gone once a snapshot is analysed."""
+        ...
+
     def prepare(self, snapshot: Snapshot) -> None:
         """What is done once, before the first snapshot is processed; it is no recurring cost."""
         ...

@@ -19,11 +19,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # may import each other.
 LAYERS = [
     {"errors", "norms", "pace", "snapshot", "tags"},
-    {"openmp", "priority", "clock", "capture", "replica", "shards"},
+    {"openmp", "priority", "clock", "capture", "memory", "replica", "shards"},
     {"tracing"},
     {"symmetry", "geometry"},
     {"sharding"},
-    {"observables"},
+    {"observables", "sketches"},
     {"curvature"},
     {"shock"},
     {"figures", "phase"},

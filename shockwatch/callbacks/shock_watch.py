@@ -23,6 +23,7 @@ from shockwatch.callbacks._sharded import joined, sharded_analysis
 from shockwatch.callbacks._stage import is_fitting
 from shockwatch.clock import TrainingClock
 from shockwatch.guard import never_raises
+from shockwatch.memory import Memory
 from shockwatch.replica import private_batch
 from shockwatch.session import Session, Settings, Update
 from shockwatch.symmetry import Declared
@@ -66,6 +67,8 @@ class ShockWatch(Callback):
             run folder, and the alerts of a ``WandbLogger``.
         false_alarms: change points (``phase/changepoint``) in 10,000 steps of stationary noise; holds within a
             factor of two, also for noise with memory. At most one in 50 snapshots.
+        memory: ``"full"`` keeps points of the path, ``"sketch"`` sketches of it, at most 5 % of the parameters'
+            size; ``"auto"`` sketches where free memory is short.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -84,9 +87,10 @@ class ShockWatch(Callback):
         shutdown_timeout: float = 300.0,
         on_alert: Sink | None = None,
         false_alarms: float = 1.0,
+        memory: Memory = "auto",
     ) -> None:
         self.settings = Settings(
-            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms
+            every_n_steps, budget, horizon, probe, seed, symmetries, shutdown_timeout, false_alarms, memory
         )
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r}: must be callable as loss_fn(module, batch), or None")

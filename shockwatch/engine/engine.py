@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,14 +21,16 @@ from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.tracing import LossFunction
 
-# A move by this share of the norm between two snapshots asks for a new matching of units.
-_JUMP = 0.3
+JUMP = 0.3
+"""A move by this share of the norm between two snapshots asks for a new matching of units."""
 
 
 class Engine:
     """Quotient, observables and indicators of one run; snapshots come in step order.
 
-    Holds two copies of the parameters (the last snapshot, raw and canonical) and one of the start.
+    Holds four copies of the parameters from one snapshot to the next: the last one raw and canonical, the last move,
+    and the start; after a probe two more, and up to 20 vectors that the next one starts from (no more than 1 GiB).
+    :class:`~shockwatch.engine.SketchedEngine` does without. What they take in all: ``examples/benchmarks/memory.py``.
     Built on the main thread by :meth:`build`; the verification of the symmetry groups waits for the first
     snapshot, on the thread that processes it.
 
@@ -38,6 +40,9 @@ class Engine:
         seed: of every random number drawn here.
         mean_run_length: snapshots of stationary noise per false change point.
     """
+
+    sketched: ClassVar[bool] = False
+    """Whether copies of the parameters are gone once a snapshot is analysed."""
 
     def __init__(
         self, step: WatchedStep, horizon: int, seed: int, *, mean_run_length: float = 1000.0
@@ -110,18 +115,14 @@ class Engine:
             point = self._point(quotient, snapshot)
             previous = self._previous
             # before anything can fail: the next snapshot measures its way from here
-            self._previous = point
-            for observable in self._observables:
-                try:
-                    values.update(observable.compute(point, previous))
-                except Exception as error:
-                    self._excuse(error, errors)
+            self._previous = self._remember(point)
+            values.update(self._observe(point, previous, errors))
             try:
                 speed = values.get("quotient/speed", math.nan)
                 values["shock/trajectory_steps"] = self._trajectory_steps(point, previous, speed)
             except Exception as error:
                 errors.append(error)
-            if probe and self._step.loss is not None:
+            if probe and self._step.loss is not None and self._has_room(snapshot.state):
                 try:
                     viscosity = values.get("quotient/viscosity", math.nan)
                     seen, shock, news = self._look.see(self._step.loss, point, snapshot, viscosity)
@@ -152,6 +153,23 @@ class Engine:
             raise error
         errors.append(error)
 
+    def _observe(self, point: Point, previous: Point | None, errors: list[Exception]) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for observable in self._observables:
+            try:
+                values.update(observable.compute(point, previous))
+            except Exception as error:
+                self._excuse(error, errors)
+        return values
+
+    def _has_room(self, state: State) -> bool:
+        """Whether a probe at ``state`` fits into memory."""
+        return True
+
+    def _remember(self, point: Point) -> Point:
+        """What is kept of ``point`` until the next snapshot."""
+        return point
+
     def _point(self, quotient: Quotient, snapshot: Snapshot) -> Point:
         resumed = self._resumed is not None
         if self._resumed is not None:
@@ -163,7 +181,7 @@ class Engine:
         canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)
-            if resumed or moved > _JUMP * quotient.norm(reference):
+            if resumed or moved > JUMP * quotient.norm(reference):
                 # Units changed places: training does not do that between two snapshots, a gauge change may,
                 # and so does a resumed run, which has forgotten their order.
                 matched, order = quotient.match_with_order(canonical, reference)

@@ -30,6 +30,10 @@ class CurvatureLook:
         step: the watched step.
         horizon: steps ahead that count as near.
         seed: of every random number drawn here.
+
+    Attributes:
+        forgets: keep no vector from one probe to the next: each looks for the spectrum anew, and
+            ``shock/gradient_field`` is NaN.
     """
 
     def __init__(self, step: WatchedStep, horizon: int, seed: int) -> None:
@@ -39,6 +43,8 @@ class CurvatureLook:
         self._generator = torch.Generator().manual_seed(seed)
         self._gradient: tuple[Tensor, State] | None = None
         self._recycled: Recycled | None = None
+        self._said = False
+        self.forgets = False
 
     def see(
         self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float
@@ -59,11 +65,11 @@ class CurvatureLook:
             state = point.quotient.align(point.quotient.balance(state), state)
         plain = CanonicalLoss(point.quotient, loss, state, frozen)
         reduced, undecayed = with_weight_decay(plain, point.quotient, state, snapshot.weight_decay)
-        said = () if self._recycled is not None else undecayed
+        said, self._said = () if self._said else undecayed, True
         # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
         double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
         seen = probe(reduced, self._recycled, self._generator, _TIGHT if double else _LOOSE)
-        self._recycled = seen.recycled
+        self._recycled = None if self.forgets else seen.recycled
         values, notes = self._shock.update(
             seen,
             step=point.step,
@@ -75,7 +81,8 @@ class CurvatureLook:
             residual=burgers_residual(reduced, seen, viscosity, self._generator),
         )
         values["shock/lr_lambda_max"] = snapshot.stability_rate * seen.lambda_max
-        self._gradient = (reduced.gradient().cpu(), point.canonical)
+        if not self.forgets:
+            self._gradient = (reduced.gradient().cpu(), point.canonical)
         return seen, values, (*notes, *said)
 
     def picture(

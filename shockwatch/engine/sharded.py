@@ -12,8 +12,8 @@ from torch import Tensor
 
 from shockwatch.engine.description import describe
 from shockwatch.engine.engine import Engine
-from shockwatch.engine.memory import available_bytes
 from shockwatch.engine.watched_step import WatchedStep
+from shockwatch.memory import available_bytes
 from shockwatch.observables.measure import MeasureMotion
 from shockwatch.sharding import Channel, Exchange, ShardedQuotient, share_out
 from shockwatch.shards import Shard

@@ -13,6 +13,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.balancing import balance_, components
 from shockwatch.symmetry.gauge import Gauge
 from shockwatch.symmetry.groups import ContinuousGroup, GeneralLinear, Permutation, Rotation, SymmetryGroup
+from shockwatch.symmetry.groups.scaling import FoldedGain
 from shockwatch.symmetry.packing import Layout, Packed
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.stacking import Stacking
@@ -124,6 +125,26 @@ class Acting:
                 gauge.turn(group, group.turn_(state, reference, settled))
             else:
                 gauge.turn(group, group.align_(state, reference))
+
+    def turn_(self, state: State, reference: State) -> None:
+        """Turn a balanced state in place towards a reference that may be far: a function of its orbit.
+
+        The signs of gains first, as nothing turns those; then streams, in all that nothing else turns once units are in
+        order; the others as in :meth:`pair_`; and from there :meth:`refine_`.
+        """
+        gains = [g for g in self._framed if isinstance(g, FoldedGain)]
+        others = [g for g in self._framed if not isinstance(g, (FoldedGain, Rotation))]
+        turned = {label for group in others for label in group.shared}
+        for gain in gains:
+            gain.align_(state, reference)
+        for rotation in self._rotations:
+            rotation.turn_towards_(state, reference, rotation.shared - turned)
+        for group, settled in zip(self._framed, self._settled, strict=True):
+            if isinstance(group, GeneralLinear) and settled:
+                group.turn_(state, reference, settled)
+            elif group in others:
+                group.align_(state, reference)
+        self.refine_(state, reference)
 
     def refine_(self, state: State, reference: State, gauge: Gauge | None = None) -> None:
         """A stream and what reads it, or a chain, turn together: coordinate descent once units are in order."""

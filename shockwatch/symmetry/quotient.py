@@ -186,6 +186,16 @@ class Quotient:
             moved = self._acting(state).turned(self._packed(state), self._packed(reference), gauge)
         return self._with_aliases(moved)
 
+    def turn(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Packed:
+        """The balanced ``state`` turned towards any fixed ``reference``, near or not.
+
+        Other than :meth:`align` it starts from nothing but the orbit, and holds on to weights that nothing else turns.
+        """
+        moved, target = self.pack(state), self._packed(reference)
+        with torch.no_grad():
+            self._acting(state).turn_(moved.stacks, target.stacks)
+        return self._with_aliases(moved)
+
     def projector(
         self, state: Mapping[str, Tensor], *, tolerance: float | None = None, often: bool = True
     ) -> HorizontalProjector:

@@ -14,6 +14,8 @@ from shockwatch.snapshot import Observation, Snapshot
 class FakeAnalysis:
     """Reports norm, loss and clock of each snapshot; may be slow, wait for permission, or fail."""
 
+    sketched = False
+
     def __init__(
         self, seconds: float = 0.0, fail_at: set[int] | None = None, proximity: float = 0.25
     ) -> None:

@@ -102,3 +102,19 @@ def test_a_slot_that_came_back_is_the_next_to_be_used() -> None:
         capture.release(first)
         # spare ones are never written, and take no memory
         assert capture.acquire() is first
+
+
+def test_buffers_that_are_not_kept_go_with_the_slot() -> None:
+    net = model()
+    capture = Capture(lambda: named_state(net), keep=False)
+    slot = capture.acquire()
+    assert slot is not None
+    assert slot.state == {}
+    capture.fill(slot)
+    held = slot.state
+    assert all(torch.equal(held[name], tensor) for name, tensor in named_state(net).items())
+    capture.release(slot)
+    assert held == {}, "whoever still has the dictionary holds no tensors"
+    assert capture.acquire() is slot
+    capture.fill(slot)
+    assert held.keys() == named_state(net).keys()

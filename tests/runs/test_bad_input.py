@@ -28,6 +28,7 @@ from tests.runs.modules import Classifier, data, fit, mlp, same, traces
         (lambda: ShockWatch(every_n_steps=2.5), r"every_n_steps=2\.5: must be an integer >= 1"),  # type: ignore[arg-type]
         (lambda: ShockWatch(budget=2), r"budget=2: must be a number in \(0, 1\]"),
         (lambda: ShockWatch(budget=float("nan")), r"budget=nan: must be a number in \(0, 1\]"),
+        (lambda: ShockWatch(memory="half"), r"memory='half': must be one of 'auto', 'full', 'sketch'"),  # type: ignore[arg-type]
         (lambda: ShockWatch(horizon=-1), r"horizon=-1: must be an integer >= 1"),
         (lambda: ShockWatch(probe="often"), r"probe='often': must be .*'auto'.*'off'"),  # type: ignore[arg-type]
         (lambda: ShockWatch(alerts="loud"), r"alerts='loud': must be .*'default'"),  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -161,6 +161,18 @@ class Rotation(ContinuousGroup):
         rotation = self._nearest(self._anchors(reference) @ self._anchors(state).T)
         self.turn_(state, rotation)
         return rotation
+
+    def turn_towards_(self, state: State, reference: State, labels: Container[str]) -> None:
+        """Nearest in the pieces with these labels; where there are none, as :meth:`align_`."""
+        met = [
+            _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
+            for piece, scale in self._frames(state)
+            if piece.label in labels
+        ]
+        if met:
+            self.turn_(state, self._nearest(torch.stack(met).sum(0)))
+        else:
+            self.align_(state, reference)
 
     def between(self, before: State, after: State) -> Tensor:
         """The rotation that takes ``before`` to ``after``."""
