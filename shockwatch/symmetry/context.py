@@ -47,6 +47,8 @@ class Context:
     blocked: dict[str, int] = field(default_factory=dict)
     # Tensors of indices into an axis that training may permute (the choice of experts), and that axis.
     labels: dict[int, Axis] = field(default_factory=dict)
+    # Axes whose indices were weighed against one another: scores of experts.
+    compared: list[Atom] = field(default_factory=list)
 
     # -- records ------------------------------------------------------------------------------
 
@@ -104,7 +106,9 @@ class Context:
             first, last = start // stride, (start + length) // stride
             # Axes with outside meaning are cut into equal parts only (rotary halves), not at single tokens.
             equal = first % (last - first) == 0 and lead.size % (last - first) == 0
-            if not lead.pinned or (equal and (last - first > 1 or lead.size == 2)):
+            if any(lead is atom.root() for atom in self.compared):
+                pin((lead,))
+            elif not lead.pinned or (equal and (last - first > 1 or lead.size == 2)):
                 self._ask_for_cut(lead, {first, last})
             part = (*before, *fresh(length // stride, pinned=True), *rest, *after)
         return self.emit(Law.SELECT, (value,), Symbol(replace_dim(value.dims, dim, part)), "slice")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from torch import Tensor
 from torch.fx import Node
@@ -17,7 +17,10 @@ _Members = dict[int, dict[str, str]]
 
 
 def candidates(trace: Trace, tensors: Mapping[str, Tensor]) -> Iterator[list[ListPermutation]]:
-    """For each list of modules, permutations of its members with one other module's axis; at most one can hold."""
+    """For each list of modules, permutations of its members, alone or with one other module's axis.
+
+    At most one of them can hold, the first that does is to be taken.
+    """
     lists: dict[str, _Members] = {}
     for name in tensors:
         parts = name.split(".")
@@ -29,7 +32,7 @@ def candidates(trace: Trace, tensors: Mapping[str, Tensor]) -> Iterator[list[Lis
     trainable = {name: tensors[name] for name in trace.trainable}
     for prefix, members in lists.items():
         if _equal(members, trainable) and graph.side_by_side(members):
-            yield list(_with_routers(prefix, members, trainable))
+            yield list(_choices(prefix, members, trainable))
 
 
 def _equal(members: _Members, trainable: Mapping[str, Tensor]) -> bool:
@@ -43,22 +46,24 @@ def _equal(members: _Members, trainable: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _with_routers(
-    prefix: str, members: _Members, trainable: Mapping[str, Tensor]
-) -> Iterator[ListPermutation]:
+def _choices(prefix: str, members: _Members, trainable: Mapping[str, Tensor]) -> Iterator[ListPermutation]:
     count = len(members)
     families = tuple(tuple(members[k][suffix] for k in range(count)) for suffix in members[0])
     inside = {name for family in families for name in family}
+    alone = Permutation(prefix, (), f"{count} equal modules side by side", axis=Atom(count))
+    yield ListPermutation(alone, families)
     parent = prefix.rpartition(".")[0]
     modules: dict[str, list[str]] = {}
+    # one index for each member, or what its members wrote side by side
+    sizes = {count, *(count * size for family in families for size in trainable[family[0]].shape)}
     for name, tensor in trainable.items():
-        if name not in inside and name.startswith(parent) and count in tensor.shape:
+        if name not in inside and name.startswith(parent) and _dimensions(tensor, sizes):
             modules.setdefault(name.rpartition(".")[0], []).append(name)
     for names in modules.values():
         # rows or columns: a router may be written either way
         for last in (False, True):
-            dims = [_dimension(trainable[name], count, last) for name in names]
-            if last and dims == [_dimension(trainable[name], count, False) for name in names]:
+            dims = [_dimensions(trainable[name], sizes)[-1 if last else 0] for name in names]
+            if last and dims == [_dimensions(trainable[name], sizes)[0] for name in names]:
                 continue
             unit = Atom(count)
             pieces = tuple(_piece(n, trainable[n], d, unit) for n, d in zip(names, dims, strict=True))
@@ -67,14 +72,14 @@ def _with_routers(
             yield ListPermutation(inner, families)
 
 
-def _dimension(tensor: Tensor, count: int, last: bool) -> int:
-    fitting = [d for d, size in enumerate(tensor.shape) if size == count]
-    return fitting[-1 if last else 0]
+def _dimensions(tensor: Tensor, sizes: Set[int]) -> list[int]:
+    return [d for d, size in enumerate(tensor.shape) if size in sizes]
 
 
 def _piece(name: str, tensor: Tensor, dim: int, unit: Atom) -> Piece:
     dims: list[Axis] = [(Atom(size),) if size > 1 else () for size in tensor.shape]
-    dims[dim] = (unit,)
+    width = tensor.shape[dim] // unit.size
+    dims[dim] = (unit, Atom(width)) if width > 1 else (unit,)
     return Piece(name, True, Symbol(tuple(dims)), ())
 
 

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
-from shockwatch.symmetry.groups import GeneralLinear, Permutation, RealScaling, SignFlip, SymmetryGroup
+from shockwatch.symmetry.groups import (
+    GeneralLinear,
+    ListPermutation,
+    Permutation,
+    RealScaling,
+    SignFlip,
+    SymmetryGroup,
+)
 from shockwatch.symmetry.order import UnitOrder
 
 _MOST_ROUNDS = 20
@@ -80,6 +87,17 @@ def _similarity(
     """Inner products of units, ``(batch, n, n)``: row of the reference, column of the state."""
     total: Tensor | None = None
     turned: set[str] = set()
+    if isinstance(group, ListPermutation):
+        inside = _linear_inside(group, linear)
+        names = {piece.name for blocks in inside for block in blocks for piece in block.pieces}
+        turned = {piece.label for piece in group.pieces if piece.name in names}
+        for blocks in zip(*inside, strict=True):
+            rows = [[a.likeness(b, state, reference) for b in blocks] for a in blocks]
+            part = torch.stack([torch.stack(row) for row in rows])[None]
+            total = part if total is None else total + part
+        if total is None and not group.pieces:
+            pairs = zip(group.members(reference), group.members(state), strict=True)
+            total = torch.stack([(a.double() @ b.double().mT) for a, b in pairs]).sum(0)[None]
     for block in linear:
         # Heads rotate freely inside: compare them by the best rotation (nuclear norm).
         if block.batch == (group.units,) and not group.batch:
@@ -101,6 +119,17 @@ def _similarity(
         total = plain if total is None else total + plain
     assert total is not None
     return total
+
+
+def _linear_inside(group: ListPermutation, linear: Sequence[GeneralLinear]) -> list[list[GeneralLinear]]:
+    """The linear groups of each member of a list, in one order; none where members do not have the same."""
+    owner = {name: k for family in group.families for k, name in enumerate(family)}
+    found: list[list[GeneralLinear]] = [[] for _ in range(group.units.size)]
+    for block in linear:
+        members = {owner[piece.name] for piece in block.pieces if piece.name in owner}
+        if len(members) == 1:
+            found[members.pop()].append(block)
+    return found if len({len(blocks) for blocks in found}) == 1 else [[] for _ in found]
 
 
 def _norm_similarity(group: Permutation, state: State, reference: State) -> Tensor:

@@ -39,7 +39,7 @@ class Record:
         centred: whether NORMALIZE removes the mean.
         factor: number that SELECT multiplies by.
         statistic: per-slice statistic of NORMALIZE: it carries the atoms that are not normalised.
-        renamed: atoms of the second input of CONTRACT that the output carries under another identity.
+        renamed: atoms that the output carries under another identity: of the second input of CONTRACT, of SELECT.
         operator: the aten operator, for messages.
     """
 

@@ -78,14 +78,15 @@ class ShiftAnalysis:
         """The axes along which the output's shift is constant, or None if it is not."""
         if record.law is Law.SELECT and record.operator == "cat" and not covers(symbol, axes):
             return None
+        rename = {old.root(): new.root() for old, new in record.renamed}
         if record.law in (Law.ADD, Law.OFFSET, Law.SELECT):
-            return axes if covers(record.output, axes) else None
+            after = frozenset(rename.get(axis, axis) for axis in axes)
+            return after if covers(record.output, after) else None
         if record.law not in (Law.MULTIPLY, Law.CONTRACT) or len(record.inputs) != 2:
             return None
         first, second = record.inputs
         if first.id == second.id or roots(record.atoms) & axes:
             return None
-        rename = {old.root(): new.root() for old, new in record.renamed}
         if symbol.id == second.id:
             after = frozenset(rename.get(axis, axis) for axis in axes)
             other = roots(first.atoms())
@@ -109,6 +110,7 @@ class ShiftAnalysis:
             return
         rename = {new.root(): old.root() for old, new in maker.renamed}
         for position, source in enumerate(maker.inputs):
-            before = frozenset(rename.get(a, a) for a in axes) if position == 1 else axes
+            turned = position == 1 or maker.law is Law.SELECT
+            before = frozenset(rename.get(a, a) for a in axes) if turned else axes
             if self._passes(maker, source, before) == axes:
                 yield from self.writers(source, before)

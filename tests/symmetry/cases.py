@@ -209,6 +209,60 @@ class Experts(nn.Module):
         return self.head(torch.tanh(torch.einsum("ne,neh,eho->no", gate, hidden, self.second)))
 
 
+class Expert(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 3), nn.Linear(3, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))
+
+
+class ListedExperts(nn.Module):
+    """Four experts in a list behind a softmax over all of them, or over the best ``k``."""
+
+    def __init__(self, k: int = 0) -> None:
+        super().__init__()
+        self.k, self.router, self.head = k, nn.Linear(6, 4), nn.Linear(7, 8)
+        self.experts = nn.ModuleList(Expert() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.router(x)
+        gate = scores.softmax(-1)
+        if self.k:
+            values, indices = scores.topk(self.k, -1)
+            gate = torch.zeros_like(scores).scatter(-1, indices, values.softmax(-1))
+        mixed = sum(
+            (gate[:, i : i + 1] * expert(x) for i, expert in enumerate(self.experts)), torch.zeros(())
+        )
+        return self.head(torch.tanh(mixed))
+
+
+class Head(nn.Module):
+    def __init__(self, writes: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 2) for _ in range(3))
+        self.o = nn.Linear(2, 8, bias=False) if writes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x), is_causal=True))
+
+
+class ListedHeads(nn.Module):
+    """Three heads in a list, side by side before one output map, or each with its own and summed."""
+
+    def __init__(self, summed: bool) -> None:
+        super().__init__()
+        self.summed, self.heads = summed, nn.ModuleList(Head(summed) for _ in range(3))
+        self.o = nn.Identity() if summed else nn.Linear(6, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [head(x) for head in self.heads]
+        mixed = torch.stack(outputs).sum(0) if self.summed else self.o(torch.cat(outputs, -1))
+        return self.head(torch.tanh(mixed)).flatten(0, 1)
+
+
 class Twice(nn.Module):
     """One map used twice around a rectifier: its units cannot scale; one before it can."""
 
@@ -429,6 +483,33 @@ CASES = [
     Case("experts", Experts, cross_entropy, wide, {"positive scaling": 12, "translation": 14}),
     Case(
         "best experts", lambda: Experts(2), cross_entropy, wide, {"positive scaling": 12, "translation": 14}
+    ),
+    # 4 experts of 3 units; router 6 + 1, logits 8.
+    Case(
+        "listed experts", ListedExperts, cross_entropy, wide, {"positive scaling": 12, "translation": 7 + 8}
+    ),
+    Case(
+        "best listed experts",
+        lambda: ListedExperts(2),
+        cross_entropy,
+        wide,
+        {"positive scaling": 12, "translation": 7 + 8},
+    ),
+    # 3 heads of two: queries with keys, values with outputs; key bias 6, logits 9; value against output bias 6, where
+    # there is one.
+    Case(
+        "listed heads",
+        lambda: ListedHeads(False),
+        cross_entropy,
+        many_classes,
+        {"general linear": 24, "translation": 6 + 9 + 6},
+    ),
+    Case(
+        "summed heads",
+        lambda: ListedHeads(True),
+        cross_entropy,
+        many_classes,
+        {"general linear": 24, "translation": 6 + 9},
     ),
     Case("used twice", Twice, cross_entropy, wide, {"translation": 6}),
     # Stream of 8 under RMS norms: 8 * 7 / 2. Gains 3 * 8, units 10; the size of the stream, here and below 1.

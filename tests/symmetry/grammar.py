@@ -1,6 +1,6 @@
 """A grammar of small networks: every production draws its choices from one random source.
 
-``architecture(random)`` is a pure function of the source, so hypothesis can shrink it and a seed names it.
+``architecture(random)`` is a pure function of the source: a seed names it.
 """
 
 from __future__ import annotations

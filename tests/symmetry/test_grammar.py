@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -28,10 +28,13 @@ from tests.symmetry.grammar import Architecture, architecture
 from tests.symmetry.spans import generators
 
 ASKED = os.environ.get("SHOCKWATCH_ARCHITECTURES")
-# An eps this small leaves less than the tolerance of what is approximate.
-EPS = 1e-13
-# Up to so many parameters the true number of redundant directions is computed too: about a third of the networks.
-SMALL = 120
+# An eps this small leaves less than the tolerance of what is approximate, where two features of a norm nearly meet too.
+EPS = 1e-17
+# Up to so many parameters the true number of redundant directions is computed too: about 70 of the 200 networks.
+SMALL = 160
+LEAST_SEEN = 60
+# One test each, for the workers to share.
+BLOCKS = 4
 
 
 def problems(drawn: Architecture, quotient: Quotient) -> Iterator[str]:
@@ -94,21 +97,30 @@ def generator_rank(quotient: Quotient, state: dict[str, Tensor]) -> int:
 
 
 @pytest.mark.timeout(1200)
-@settings(
-    max_examples=int(ASKED or 200),
-    derandomize=ASKED is None,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(random=st.randoms(use_true_random=False))
-def test_no_false_group(random: Random) -> None:
-    drawn = architecture(random)
-    quotient = infer_symmetries(drawn.model, drawn.loss, drawn.batch(0))
-    assert list(problems(drawn, quotient)) == [], drawn.model
-    if sum(p.numel() for p in drawn.model.parameters()) <= SMALL:
-        model, batch = private_copy(drawn.model).double(), drawn.batch(0)
-        true = redundancy_of(trace_step(model, drawn.loss, batch), model, batch)
-        # Inputs and outputs are narrow: directions that no group explains are many.
-        event(f"oracle: {'all' if quotient.dim_exact == true else 'not all'} found")
-        assert quotient.dim_exact <= true, drawn.model
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_no_false_group(block: int) -> None:
+    seen = []
+
+    @settings(
+        max_examples=int(ASKED or 200) // BLOCKS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(number=st.integers(0, 2**31))
+    def examples(number: int) -> None:
+        drawn = architecture(Random(number))
+        quotient = infer_symmetries(drawn.model, drawn.loss, drawn.batch(0))
+        assert list(problems(drawn, quotient)) == [], drawn.model
+        if sum(p.numel() for p in drawn.model.parameters()) <= SMALL:
+            model, batch = private_copy(drawn.model).double(), drawn.batch(0)
+            true = redundancy_of(trace_step(model, drawn.loss, batch), model, batch)
+            # Inputs and outputs are narrow: directions that no group explains are many.
+            event(f"oracle: {'all' if quotient.dim_exact == true else 'not all'} found")
+            assert quotient.dim_exact <= true, drawn.model
+            seen.append(true)
+
+    # a set of its own for each block, the same in every run
+    (examples if ASKED else seed(block)(examples))()
+    assert ASKED or len(seen) >= LEAST_SEEN // BLOCKS

@@ -1,4 +1,4 @@
-"""Experts in a list of modules: they change places together with the rows of their router."""
+"""Experts and heads in a list of modules change places, together with what reads or writes them one by one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from shockwatch.symmetry import Quotient, infer_symmetries
 from shockwatch.symmetry.groups import ListPermutation
-from tests.symmetry.cases import cross_entropy, state_of, wide
+from tests.symmetry.cases import BY_NAME, cross_entropy, state_of, wide
+from tests.symmetry.test_quotient import prepared as of_case
 
 COUNT = 4
 
@@ -92,3 +94,45 @@ def test_the_quotient_forgets_the_order_of_experts_and_of_their_units() -> None:
 def test_layers_one_after_the_other_are_no_list_of_experts() -> None:
     quotient, _ = prepared(sequential=True)
     assert not any(isinstance(g, ListPermutation) for g in (*quotient.groups, *quotient.rejected))
+
+
+BESIDE = {
+    "listed experts": {"router.weight", "router.bias"},
+    "best listed experts": {"router.weight", "router.bias"},
+    "listed heads": {"o.weight"},
+    "summed heads": set(),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_members_of_a_list_in_another_order_are_the_same_network(name: str) -> None:
+    """Reordered by hand, moved in every gauge, and trained a little: the distance is that of the training alone."""
+    _, _, quotient, state = of_case(name)
+    (group,) = (g for g in quotient.groups if isinstance(g, ListPermutation))
+    inside = {n for n in state if n.startswith(("experts.", "heads."))}
+    assert set(group.parameters) == inside | BESIDE[name]
+    order = [2, 0, 1, *range(3, group.units.size)]
+    moved = {n: t.clone() for n, t in state.items()}
+    for n in inside:
+        prefix, number, rest = n.split(".", 2)
+        moved[n] = state[f"{prefix}.{order[int(number)]}.{rest}"].clone()
+    for n in BESIDE[name] - {"o.weight"}:
+        moved[n] = state[n][order]
+    if "o.weight" in BESIDE[name]:
+        moved["o.weight"] = state["o.weight"].unflatten(1, (3, 2))[:, order].flatten(1)
+    case = BY_NAME[name]
+    losses = [
+        float(case.loss(lambda x, s=s: functional_call(case.model(), s, (x,)), case.data()))
+        for s in (state, moved)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    base = quotient.balance(state)
+    turned = quotient.random_transform(moved, torch.Generator().manual_seed(1), 0.5)
+    assert quotient.distance(turned, state) < 1e-8 * quotient.norm(base)
+    generator = torch.Generator().manual_seed(2)
+    noise = {n: 1e-2 * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in base.items()}
+    near = {n: base[n] + noise[n] for n in base}
+    apart = quotient.euclidean(quotient.canonicalize(near, base), base)
+    group.permute_(near, torch.tensor(order))
+    turned = quotient.random_transform(near, torch.Generator().manual_seed(3), 0.5)
+    assert quotient.distance(turned, state) == pytest.approx(apart, rel=1e-6)

@@ -252,6 +252,13 @@ class GeneralLinear(ContinuousGroup):
         result: Tensor = torch.linalg.svdvals(overlap).sum(-1)
         return result
 
+    def likeness(self, other: GeneralLinear, state: State, reference: State) -> Tensor:
+        """Largest inner product of these blocks in ``reference`` with ``other``'s in ``state`` under a rotation."""
+        pairs = [(self._stack(reference, s).double(), other._stack(state, s).double()) for s in (1.0, -1.0)]
+        overlap = torch.stack([theirs @ ours.mT for theirs, ours in pairs]).sum(0)
+        result: Tensor = torch.linalg.svdvals(overlap).sum()
+        return result
+
     def singular_values(self, state: State) -> Tensor:
         """Singular values of the invariant product ``P^T N``, ``(blocks, d)``, largest last."""
         root = _powers(self._gram(state, 1.0), 0.5)

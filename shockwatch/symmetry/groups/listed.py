@@ -1,4 +1,4 @@
-"""S_n of equal modules in a list: experts in an ``nn.ModuleList``, with the axes of what tells them apart."""
+"""S_n of equal modules in a list: experts or heads in an ``nn.ModuleList``, with the axes of what tells them apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from shockwatch.symmetry.groups.permutation import Permutation
 
 
 class ListPermutation(Permutation):
-    """Reorders whole tensors, one of each member of the list, together with ``axis`` of the pieces (a router's rows).
+    """Reorders whole tensors, one of each member of the list, together with ``axis`` of the pieces.
+
+    A router's rows, columns that read the members side by side; none where the members are summed.
 
     Args:
         inner: the permutation of the pieces.
@@ -42,7 +44,8 @@ class ListPermutation(Permutation):
 
     def norms(self, state: State) -> Tensor:
         squares = [part.double().square().sum(-1) for part in self.members(state)]
-        return super().norms(state) + torch.stack(squares).sum(0)
+        inside = torch.stack(squares).sum(0)
+        return super().norms(state) + inside if self.pieces else inside
 
     def entangled(self, other: Permutation) -> bool:
         inside = {name for family in self.families for name in family}

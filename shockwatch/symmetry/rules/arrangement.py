@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shockwatch.symmetry.axes import Axis, fresh, join, pin
+from shockwatch.symmetry.axes import Axis, fresh, join, pin, resolve
 from shockwatch.symmetry.context import Call, Context
 from shockwatch.symmetry.records import Law
 from shockwatch.symmetry.values import Blocks, Symbol, Value, replace_dim, shape, symbols, unknown
@@ -184,10 +184,15 @@ def _topk(ctx: Context, call: Call) -> Any:
         value = ctx.settle(value, singles=True)
     if isinstance(value, Blocks):
         return ctx.opaque(call, [value]), unknown(call.shape)
-    dims = replace_dim(value.dims, dim, fresh(call.shape[dim], pinned=True))
+    chosen = fresh(call.shape[dim], pinned=True)
     indices = unknown(call.shape)
     ctx.labels[indices.id] = value.dims[dim]
-    return ctx.emit(Law.SELECT, (value,), Symbol(dims), call.name), indices
+    scores = resolve(value.dims[dim])
+    ctx.compared += scores
+    # what is constant along the scores is so along the chosen ones
+    renamed = tuple(zip(scores, chosen, strict=True)) if len(scores) == len(chosen) else ()
+    output = Symbol(replace_dim(value.dims, dim, chosen))
+    return ctx.emit(Law.SELECT, (value,), output, call.name, renamed=renamed), indices
 
 
 def _scatter(ctx: Context, call: Call) -> Value:

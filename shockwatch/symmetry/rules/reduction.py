@@ -64,7 +64,9 @@ def softmax(ctx: Context, value: Value, dim: int, call: Call) -> Value:
         if value.dim == dim:
             return ctx.opaque(call, [value])
         return value.same_cut([softmax(ctx, child, dim, call) for child in value.children])
-    return ctx.emit(Law.SOFTMAX, (value,), Symbol(value.dims), call.name, atoms=resolve(value.dims[dim]))
+    atoms = resolve(value.dims[dim])
+    ctx.compared += atoms
+    return ctx.emit(Law.SOFTMAX, (value,), Symbol(value.dims), call.name, atoms=atoms)
 
 
 def _logsumexp(ctx: Context, call: Call) -> Value:
