@@ -9,9 +9,11 @@ and with charges of one magnitude the general linear group.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from fractions import Fraction
+from weakref import WeakKeyDictionary
 
 from shockwatch.symmetry.analysis import Analysis
 from shockwatch.symmetry.axes import Atom, Axis, resolve
@@ -34,9 +36,18 @@ class Scope(IntEnum):
     SIGN = 3  # a change of sign
 
 
+# Classes of atoms of every tensor of an analysis that is done: nothing splits or joins them any more.
+_CLASSES: WeakKeyDictionary[Symbol, Counter[Atom]] = WeakKeyDictionary()
+
+
+def _classes(symbol: Symbol) -> Counter[Atom]:
+    known = _CLASSES.get(symbol)
+    return Counter(atom.root() for atom in symbol.atoms()) if known is None else known
+
+
 def carries(symbol: Symbol, axis: Atom) -> int:
     """How often ``symbol`` carries ``axis``."""
-    return sum(atom.root() is axis for atom in symbol.atoms())
+    return _classes(symbol)[axis]
 
 
 def _equation(*terms: tuple[Symbol, float], axis: Atom) -> Equation:
@@ -198,11 +209,12 @@ class ChargeSystem:
             roots: set[Atom] = set()
             for symbol in tensors_of(record):
                 self._symbols.setdefault(symbol.id, symbol)
-                roots |= {atom.root() for atom in symbol.atoms()}
+                roots |= _CLASSES.setdefault(symbol, _classes(symbol)).keys()
             for root in roots:
                 self._by_axis.setdefault(root, []).append(record)
         for piece in analysis.pieces:
             self._symbols.setdefault(piece.symbol.id, piece.symbol)
+            _CLASSES.setdefault(piece.symbol, _classes(piece.symbol))
         self._trainable = {p.symbol.id for p in analysis.pieces if p.trainable}
 
     def records(self, axis: Atom) -> list[Record]:
@@ -236,7 +248,7 @@ class ChargeSystem:
         common: dict[Atom, None] | None = None
         for identity in charges:
             if identity in self._symbols:
-                roots = dict.fromkeys(atom.root() for atom in self._symbols[identity].atoms())
+                roots = dict.fromkeys(_classes(self._symbols[identity]))
                 common = roots if common is None else {a: None for a in common if a in roots}
         return list(common or {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ _SCALE = 0.5
 _SMALL = 4_000_000
 # Bytes that moved tensors may take at once, as a share of those of the state: in float64 they are twice as wide.
 _SHARE = 0.5
+# Or as a share of what the largest group takes by itself, if that is more.
+_SHARE_ALONE = 0.75
 
 
 class _Moved(State):
@@ -75,6 +77,7 @@ class Verifier:
         self._point = GenericPoint(state, fixed, seed)
         self._small = sum(t.numel() for t in state.values()) <= _SMALL
         self._bytes = sum(t.numel() * t.element_size() for t in state.values())
+        self._alone = 0.0
         self._kept = {n: self._point.wide(n) for n in state} if self._small else {}
         self._base = self._value({})
 
@@ -89,6 +92,8 @@ class Verifier:
             for group in groups:
                 group.residual = math.inf
             return
+        wide = (2 * self._bytes_of(g.parameters) for g in groups if not _only_reorders(g))
+        self._alone = _SHARE_ALONE * max(wide, default=0)
         for reorders in (False, True):
             for approximate in (False, True):
                 alike = [g for g in groups if _only_reorders(g) == reorders and g.approximate == approximate]
@@ -121,17 +126,20 @@ class Verifier:
         self.measure([group])
         return group.residual
 
+    def _bytes_of(self, names: Iterable[str]) -> int:
+        return sum(self._point.bytes(name) for name in names)
+
     def _fitting(self, groups: Sequence[SymmetryGroup], reorders: bool) -> list[list[SymmetryGroup]]:
         """The groups in sets whose tensors fit the memory; in each the order given."""
         if self._small:
             return [list(groups)] if groups else []
         width = 1 if reorders else 2
-        limit = self._bytes * (1.0 if reorders else _SHARE)
+        limit = self._bytes if reorders else max(_SHARE * self._bytes, self._alone)
         sets: list[tuple[set[str], list[SymmetryGroup]]] = []
         for group in groups:
             for names, members in sets:
                 union = names.union(group.parameters)
-                if width * sum(self._point.bytes(n) for n in union) <= limit:
+                if width * self._bytes_of(union) <= limit:
                     names |= union
                     members.append(group)
                     break

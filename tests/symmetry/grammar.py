@@ -475,6 +475,25 @@ class Attention(nn.Module):
         return f"heads={self.heads}, kv={self.kv}, rotary={self.rotary}, causal={self.causal}, {self.style}"
 
 
+class ListedHeads(nn.Module):
+    """Attention heads as a list of modules: side by side before one output map, or summed."""
+
+    def __init__(self, random: Random, width: int, heads: int, head: int) -> None:
+        super().__init__()
+        bias, self.causal = random.choice([True, False]), random.choice([True, False])
+        self.heads = nn.ModuleList(
+            nn.ModuleList(nn.Linear(width, head, bias=bias) for _ in range(3)) for _ in range(heads)
+        )
+        self.summed, wide = head == width, random.choice([True, False])
+        self.o = nn.Identity() if self.summed else nn.Linear(heads * head, width, bias=wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = [
+            F.scaled_dot_product_attention(q(x), k(x), v(x), is_causal=self.causal) for q, k, v in self.heads
+        ]
+        return torch.stack(mixed).sum(0) if self.summed else self.o(torch.cat(mixed, -1))
+
+
 class TokenMix(nn.Module):
     """A map over the positions, as an MLP-mixer has it."""
 
@@ -496,7 +515,7 @@ class Tokens(nn.Module):
         self.class_token = nn.Parameter(torch.randn(width)) if random.random() < 0.3 else None
         blocks: list[nn.Module] = []
         for _ in range(random.choice([1, 1, 2])):
-            kind = random.choice(["written"] * 4 + ["encoder", "mixer", "module"])
+            kind = random.choice(["written"] * 4 + ["encoder", "mixer", "module", "listed"])
             if kind == "encoder":
                 blocks.append(
                     nn.TransformerEncoderLayer(
@@ -508,6 +527,8 @@ class Tokens(nn.Module):
             count = length + (self.class_token is not None)
             if kind == "mixer":
                 mix: nn.Module = TokenMix(random, count)
+            elif kind == "listed":
+                mix = ListedHeads(random, width, 3, random.choice([2, 3, width]))
             elif kind == "module":
                 mix = Multihead(width, random.choice([True, False]))
             else:
