@@ -51,7 +51,7 @@ def _choices(prefix: str, members: _Members, trainable: Mapping[str, Tensor]) ->
     families = tuple(tuple(members[k][suffix] for k in range(count)) for suffix in members[0])
     inside = {name for family in families for name in family}
     alone = Permutation(prefix, (), f"{count} equal modules side by side", axis=Atom(count))
-    yield ListPermutation(alone, families)
+    yield ListPermutation(alone, families, prefix)
     parent = prefix.rpartition(".")[0]
     modules: dict[str, list[str]] = {}
     # one index for each member, or what its members wrote side by side
@@ -69,7 +69,7 @@ def _choices(prefix: str, members: _Members, trainable: Mapping[str, Tensor]) ->
             pieces = tuple(_piece(n, trainable[n], d, unit) for n, d in zip(names, dims, strict=True))
             why = f"{count} equal modules side by side"
             inner = Permutation(f"{prefix}-{'-'.join(names)}", pieces, why, axis=unit)
-            yield ListPermutation(inner, families)
+            yield ListPermutation(inner, families, prefix)
 
 
 def _dimensions(tensor: Tensor, sizes: Set[int]) -> list[int]:

@@ -123,12 +123,10 @@ def _similarity(
 
 def _linear_inside(group: ListPermutation, linear: Sequence[GeneralLinear]) -> list[list[GeneralLinear]]:
     """The linear groups of each member of a list, in one order; none where members do not have the same."""
-    owner = {name: k for family in group.families for k, name in enumerate(family)}
     found: list[list[GeneralLinear]] = [[] for _ in range(group.units.size)]
     for block in linear:
-        members = {owner[piece.name] for piece in block.pieces if piece.name in owner}
-        if len(members) == 1:
-            found[members.pop()].append(block)
+        if (member := group.member_of(block)) is not None:
+            found[member].append(block)
     return found if len({len(blocks) for blocks in found}) == 1 else [[] for _ in found]
 
 

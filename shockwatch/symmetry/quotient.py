@@ -15,7 +15,7 @@ from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.acting import Acting
 from shockwatch.symmetry.gauge import Gauge
-from shockwatch.symmetry.groups import ContinuousGroup, SymmetryGroup
+from shockwatch.symmetry.groups import ContinuousGroup, ListPermutation, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.packing import Packed
@@ -267,12 +267,20 @@ class Quotient:
     def invariants(self, point: Mapping[str, Tensor]) -> dict[str, float]:
         """``block/<name>/<invariant>`` of every group that has some, at a canonical ``point``.
 
-        At another point of the orbit the translations of the maps around a block would show in its product.
+        At another point of the orbit the translations of the maps around a block would show in its product. Of heads in
+        a list of modules, whose order means nothing, the extreme one is told, as of heads in one tensor.
         """
         packed = self._packed(point)
         with torch.no_grad():
             found = self._acting(point).read(lambda group: group.invariants(packed.stacks))
-        return {f"block/{group.name}/{key}": v for group, row in found for key, v in row.items()}
+        lists = [g for g in self.groups if isinstance(g, ListPermutation)]
+        values: dict[str, float] = {}
+        for group, row in found:
+            name = next((n for g in lists if (n := g.common_name(group)) is not None), group.name)
+            for key, value in row.items():
+                tag, extreme = f"block/{name}/{key}", max if key.endswith("norm") else min
+                values[tag] = extreme(value, values.get(tag, value))
+        return values
 
     def imbalance(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         """``raw/imbalance/<name>``: how far each group stands from its canonical slice."""

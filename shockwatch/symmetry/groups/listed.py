@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.snapshot import State
+from shockwatch.symmetry.groups.base import SymmetryGroup
 from shockwatch.symmetry.groups.permutation import Permutation
 
 
@@ -17,11 +18,14 @@ class ListPermutation(Permutation):
     Args:
         inner: the permutation of the pieces.
         families: names of tensors of one shape, in the order of the list.
+        prefix: name of the list.
     """
 
-    def __init__(self, inner: Permutation, families: tuple[tuple[str, ...], ...]) -> None:
+    def __init__(self, inner: Permutation, families: tuple[tuple[str, ...], ...], prefix: str) -> None:
         super().__init__(inner.name, inner.pieces, inner.evidence, axis=inner.axis)
         self.families = families
+        self.prefix = prefix
+        self._owner = {name: k for family in families for k, name in enumerate(family)}
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -30,6 +34,23 @@ class ListPermutation(Permutation):
     @property
     def shared(self) -> frozenset[str]:
         return super().shared | {name for family in self.families for name in family}
+
+    def member_of(self, group: SymmetryGroup) -> int | None:
+        """The member of the list in which ``group`` acts, if it is a single one."""
+        members = {self._owner[name] for name in group.parameters if name in self._owner}
+        return members.pop() if len(members) == 1 else None
+
+    def common_name(self, group: SymmetryGroup) -> str | None:
+        """The name of ``group`` without its member's number, if it acts in one: which one, the order decides."""
+        member = self.member_of(group)
+        if member is None:
+            return None
+        name = group.name.replace(f"{self.prefix}.{member}.", f"{self.prefix}.")
+        for piece in group.pieces:
+            # its segment of what reads the members side by side
+            if piece.name not in self._owner and piece.label != piece.name:
+                name = name.removesuffix(piece.label.removeprefix(piece.name))
+        return name
 
     def permute_(self, state: State, order: Tensor) -> None:
         super().permute_(state, order)

@@ -15,6 +15,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry.axes import Atom
 from shockwatch.symmetry.charges import ChargeSystem, Scope
 from shockwatch.symmetry.groups.base import SymmetryGroup, frame, units_last
+from shockwatch.symmetry.groups.general_linear import GeneralLinear
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 
@@ -25,12 +26,14 @@ class SignFlip(SymmetryGroup):
 
     Attributes:
         units: the axes whose indices flip independently.
+        anchor: the piece whose sign is fixed; default: the smallest one.
     """
 
     kind: ClassVar[str] = "sign flip"
     can_stack: ClassVar[bool] = True
 
     units: tuple[Atom, ...] = ()
+    anchor: Piece | None = None
 
     @property
     def dim(self) -> int:
@@ -38,7 +41,12 @@ class SignFlip(SymmetryGroup):
 
     @property
     def frame_order(self) -> int:
-        return min(len(piece.atoms) for piece in self.pieces if piece.trainable)
+        return len(self._frame_piece().atoms)
+
+    def _frame_piece(self) -> Piece:
+        if self.anchor is not None:
+            return self.anchor
+        return min((p for p in self.pieces if p.trainable), key=lambda p: len(p.atoms))
 
     def _flip_(self, state: State, sign: Tensor) -> None:
         for piece in self.pieces:
@@ -58,7 +66,7 @@ class SignFlip(SymmetryGroup):
         self._flip_(state, torch.where(coin < 0.5, -1.0, 1.0))
 
     def fix_frame_(self, state: State) -> None:
-        piece = min((p for p in self.pieces if p.trainable), key=lambda p: len(p.atoms))
+        piece = self._frame_piece()
         view = piece.view(state)
         self._flip_(state, torch.where(self._overlap(piece, state, frame(view.shape, view)) < 0, -1.0, 1.0))
 
@@ -78,6 +86,7 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
     """Every unit whose only way from writers to readers is odd, and not linear."""
     groups: list[SymmetryGroup] = []
     seen: set[frozenset[str]] = set()
+    turning = {label for group in found if isinstance(group, GeneralLinear) for label in group.shared}
     for axis in system.analysis.axes():
         for solution in system.basis(axis, Scope.SIGN):
             if system.allows(axis, Scope.REAL, solution):
@@ -92,5 +101,8 @@ def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryG
             units = tuple(system.shared_axes(solution))
             count = math.prod(a.size for a in units)
             evidence = f"{count} units through {system.path(axis, solution)}"
-            groups.append(SignFlip(block_name(*([p] for p in pieces)), pieces, evidence, units=units))
+            # signs are fixed before heads are turned: not on what turns
+            anchor = min(pieces, key=lambda p: (len(p.atoms), p.label in turning))
+            name = block_name(*([p] for p in pieces))
+            groups.append(SignFlip(name, pieces, evidence, units=units, anchor=anchor))
     return groups
