@@ -117,7 +117,9 @@ class ShardedQuotient(Quotient):
         return {**self._union(super().imbalance(state)), **values}
 
     def projector(self, state: Mapping[str, Tensor], **options: Any) -> HorizontalProjector:
-        return _OverRanks(super().projector(state, **options), self._channel, bool(self.plan.across))
+        # where groups reach over ranks its parts are coupled: one rank's own would say nothing, at a high price
+        own = None if self.plan.across else super().projector(state, **options)
+        return _OverRanks(own, self._channel)
 
     def _union(self, values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for part in self._channel.gather(values) for key, value in part.items()}
@@ -150,12 +152,12 @@ class ShardedQuotient(Quotient):
 
 
 class _OverRanks(HorizontalProjector):
-    """The projection of all ranks; where groups reach over them, its parts are coupled and it is not known."""
+    """The projection of all ranks; not known (None) where groups reach over them."""
 
-    def __init__(self, own: HorizontalProjector, channel: Channel, coupled: bool) -> None:
-        self._own, self._channel, self._coupled = own, channel, coupled
+    def __init__(self, own: HorizontalProjector | None, channel: Channel) -> None:
+        self._own, self._channel = own, channel
 
     def vertical_norm(self, tangent: Mapping[str, Tensor]) -> float:
-        if self._coupled:
+        if self._own is None:
             return math.nan
         return math.sqrt(self._channel.total(self._own.vertical_norm(tangent) ** 2))
