@@ -343,7 +343,7 @@ def _table(results: list[dict[str, Any]]) -> str:
         cost = f"{statistics.median(r['controlled'] / r['alone'] for r in rest):.3f}" if rest else "-"
         lines.append(
             f"| {family} | {len(own)} | {len(gone)} | {_share(fine, gone)} | {against:.3f} | {cost} "
-            f"| {statistics.median(r['lowest_factor'] for r in own):.2f} |"
+            f"| {statistics.median(r['lowest_factor'] for r in own):.3f} |"
         )
     lines += ["", "### Misses", ""]
     for r in results:
@@ -352,7 +352,7 @@ def _table(results: list[dict[str, Any]]) -> str:
         if bad or dear:
             lines.append(
                 f"- {r['family']} {r['seed']}: controlled {r['controlled']:.4g}, tuned {r['tuned']:.4g}, alone "
-                f"{r['alone']:.4g} (diverges at {r['diverges_at']}); factor down to {r['lowest_factor']:.2f}, "
+                f"{r['alone']:.4g} (diverges at {r['diverges_at']}); factor down to {r['lowest_factor']:.3f}, "
                 f"{r['steps_lowered']} of {r['steps']} steps lowered"
             )
     return "\n".join(lines) + "\n"

@@ -24,7 +24,8 @@ class Stability:
     where the line rises by more than two standard errors, from a quarter of the way on, and no farther ahead than the
     line has been watched: there it is as well supported as behind.
 
-    On the even seeds of ``examples/benchmarks/labelled`` the median error is 20 % of the steps left.
+    On the even seeds of ``examples/benchmarks/labelled``, from which this was worked out, the median error is 20 % of
+    the steps left and the interval covers 78 %; on the odd ones 12 % and 86 %.
     """
 
     def __init__(self) -> None:
