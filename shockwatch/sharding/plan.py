@@ -87,7 +87,8 @@ def _spans(group: SymmetryGroup) -> bool:
 
 def _needed(group: SymmetryGroup, sizes: Mapping[str, int]) -> list[str]:
     """The trainable tensors that a group moves, or reads on its way."""
-    return [name for name in dict.fromkeys(piece.name for piece in _pieces(group)) if name in sizes]
+    names = (*group.parameters, *(piece.name for piece in _pieces(group)))
+    return [name for name in dict.fromkeys(names) if name in sizes]
 
 
 def _pieces(value: Any) -> Iterator[Piece]:

@@ -15,9 +15,11 @@ from shockwatch.sharding.channel import Channel
 from shockwatch.sharding.plan import Plan
 from shockwatch.symmetry import Quotient
 from shockwatch.symmetry.gauge import Gauge
+from shockwatch.symmetry.groups import ListPermutation
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.packing import Packed
 from shockwatch.symmetry.projection import HorizontalProjector
+from shockwatch.symmetry.quotient import extreme
 
 _MOST_SWEEPS = 1000
 _PATIENCE = 4
@@ -109,7 +111,16 @@ class ShardedQuotient(Quotient):
         return self._channel.total(square_norm(vector))
 
     def invariants(self, point: Mapping[str, Tensor]) -> dict[str, float]:
-        return self._union(super().invariants(point))
+        values: dict[str, float] = {}
+        for part in self._channel.gather(super().invariants(point)):
+            for tag, value in part.items():
+                # heads of one list may lie on several ranks
+                values[tag] = extreme(tag, value, values.get(tag, value))
+        return values
+
+    @property
+    def _lists(self) -> list[ListPermutation]:
+        return [g for g in self.whole.groups if isinstance(g, ListPermutation)]
 
     def imbalance(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         across = self._across.imbalance(self._packed(state)) if self._across.scales else {}

@@ -273,14 +273,17 @@ class Quotient:
         packed = self._packed(point)
         with torch.no_grad():
             found = self._acting(point).read(lambda group: group.invariants(packed.stacks))
-        lists = [g for g in self.groups if isinstance(g, ListPermutation)]
         values: dict[str, float] = {}
         for group, row in found:
-            name = next((n for g in lists if (n := g.common_name(group)) is not None), group.name)
+            name = next((n for g in self._lists if (n := g.common_name(group)) is not None), group.name)
             for key, value in row.items():
-                tag, extreme = f"block/{name}/{key}", max if key.endswith("norm") else min
-                values[tag] = extreme(value, values.get(tag, value))
+                tag = f"block/{name}/{key}"
+                values[tag] = extreme(tag, value, values.get(tag, value))
         return values
+
+    @property
+    def _lists(self) -> list[ListPermutation]:
+        return [g for g in self.groups if isinstance(g, ListPermutation)]
 
     def imbalance(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         """``raw/imbalance/<name>``: how far each group stands from its canonical slice."""
@@ -342,3 +345,8 @@ class Quotient:
         return "\n".join(
             [f"Quotient: {self.dim} redundant directions in {len(self.groups)} groups", *rows, *notes]
         )
+
+
+def extreme(tag: str, a: float, b: float) -> float:
+    """Which of two blocks is told: the largest norm, the smallest ranks."""
+    return max(a, b) if tag.endswith("norm") else min(a, b)

@@ -114,9 +114,7 @@ def planned(case: Case, size: int) -> tuple[Quotient, Plan, list[dict[str, Tenso
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_numbers_of_several_ranks_are_those_of_one(case: Case, size: int) -> None:
     whole, plan, states = planned(case, size)
-    # the order of units stays as it is on several ranks
-    kept = [g for g in whole.groups if g not in plan.left_out and not isinstance(g, Permutation)]
-    one = Quotient(kept, whole.names)
+    one = Quotient([g for g in whole.groups if g not in plan.left_out], whole.names)
     wanted = path(one, states)
     sizes = {n: states[0][n].numel() for n in whole.names}
     others = {n for n in states[0] if n not in sizes}
