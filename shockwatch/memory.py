@@ -13,7 +13,7 @@ from shockwatch.errors import require_choice
 Memory = Literal["auto", "full", "sketch"]
 """``"full"``: points of the past are kept; ``"sketch"``: sketches of them; ``"auto"``: as free memory allows."""
 
-FULL_COPIES = 12
+FULL_COPIES = 20
 """Copies of the parameters that plain snapshots in full take at their peak (``examples/benchmarks/memory.py``)."""
 
 PROBE_COPIES = 75

@@ -65,8 +65,9 @@ class SketchedEngine(Engine):
     """An :class:`Engine` that keeps at most 5 % of the parameters' memory from one snapshot to the next.
 
     Of each canonical point a random projection stays, and of two of them (the first, and one within a tenth of the
-    norm of the last) some signs, to turn the next point as they are turned. One analysis builds up to seven copies of
-    the parameters, with the one it is given, and frees them. A snapshot gives the same values in every gauge.
+    norm of the last) some signs, to turn the next point as they are turned. One analysis builds up to ten copies of the
+    parameters, with the one it is given, and frees them (the first 16; ``examples/benchmarks/memory.py``).
+    A snapshot gives the same values in every gauge.
 
     A probe is made where its vectors fit into what memory is free then; it starts from nothing that earlier ones have
     seen. ``quotient/measure_speed`` (which asks for all units of two points), ``raw/drift`` and

@@ -49,8 +49,8 @@ def test_version_one_in_a_container(machine: Path) -> None:
 
 
 def test_sketches_where_points_would_take_half_of_what_is_free(machine: Path) -> None:
-    small, large = nn.Linear(10, 10), nn.Linear(30, 30)
-    assert (110 * 4) * 2 * memory.FULL_COPIES < 64 * 1024 < (930 * 4) * 2 * memory.FULL_COPIES
+    small, large = nn.Linear(10, 10), nn.Linear(40, 40)
+    assert (110 * 4) * 2 * memory.FULL_COPIES <= 64 * 1024 < (1640 * 4) * 2 * memory.FULL_COPIES
     assert [sketches("auto", m) for m in (small, large)] == [False, True]
     assert [sketches("full", m) for m in (small, large)] == [False, False]
     assert [sketches("sketch", m) for m in (small, large)] == [True, True]
