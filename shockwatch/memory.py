@@ -16,8 +16,11 @@ Memory = Literal["auto", "full", "sketch"]
 FULL_COPIES = 20
 """Copies of the parameters that plain snapshots in full take at their peak (``examples/benchmarks/memory.py``)."""
 
-PROBE_COPIES = 75
-"""The same for a curvature probe."""
+PROBE_COPIES = 70
+"""The same for a curvature probe, but for the two vectors that each of its Hessian-vector products leaves."""
+
+MOST_PRODUCTS, FEWEST_PRODUCTS = 60, 24
+"""Hessian-vector products of a probe: at most, and what it takes to see anything."""
 
 _UNKNOWN = 8 << 30
 _GROUPS = Path("/proc/self/cgroup")
@@ -28,6 +31,12 @@ _MOUNT = Path("/sys/fs/cgroup")
 def available_bytes() -> int:
     """Memory that can be taken without swapping, under the limits of the control group; 8 GiB where nothing is said."""
     return min([*_of_the_machine(), *_of_the_group()], default=_UNKNOWN)
+
+
+def products_within(size: int) -> int:
+    """How many Hessian-vector products a probe may make on parameters of ``size`` bytes; 0 where it finds no room."""
+    room = (available_bytes() // max(size, 1) - PROBE_COPIES) // 2
+    return 0 if room < FEWEST_PRODUCTS else min(room, MOST_PRODUCTS)
 
 
 def require_memory(name: str, value: object) -> Memory:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shockwatch.curvature.ritz import Array, RitzSpace, combination
@@ -62,13 +61,12 @@ class Recycled:
     def of(cls, space: RitzSpace) -> Recycled:
         """The pairs of largest ``|value|``, and both ends: at most 20, and no more than fit one GiB, but always two."""
         values, coordinates = space.ritz()
-        fit = _KEPT_BYTES // max(1, space.basis.shape[1] * space.basis.element_size())
+        fit = _KEPT_BYTES // max(1, space.vector(coordinates[:, 0]).nbytes)
         room = max(2, min(_MOST_KEPT, fit))
         order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
         ends = {0, len(values) - 1}
         kept = sorted(ends | set([i for i in order if i not in ends][: room - len(ends)]))
-        weights = torch.as_tensor(coordinates[:, kept].T, dtype=space.basis.dtype, device=space.basis.device)
-        return cls(values[kept], weights @ space.basis)
+        return cls(values[kept], space.combination(coordinates[:, kept].T))
 
     def correction(self, residual: Tensor, value: float, spread: float) -> Tensor:
         """``(H - value)^-1 r`` with the operator of the earlier point (Davidson), shape ``(dim,)``.

@@ -14,7 +14,7 @@ from torch import Tensor
 Array = npt.NDArray[np.float64]
 Operator = Callable[[Tensor], Tensor]
 
-_FIRST_ROWS = 32
+_BLOCK_ROWS = 8
 _DEPENDENT = 1e-3  # a vector with less than this share outside the space would bring in rounding
 _CANCELLED = 1e-1  # below this share rounding outside the horizontal space has been magnified
 
@@ -52,6 +52,41 @@ def combination(basis: Tensor, coordinates: Array) -> Tensor:
     return result
 
 
+class _Rows:
+    """Vectors kept in blocks of a few: to grow, none has to be copied."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._blocks: list[Tensor] = []
+        self._count = 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._blocks[index // _BLOCK_ROWS][index % _BLOCK_ROWS]
+
+    def append(self, vector: Tensor) -> None:
+        if self._count == _BLOCK_ROWS * len(self._blocks):
+            self._blocks.append(self._like.new_empty((_BLOCK_ROWS, self._like.numel())))
+        self._blocks[-1][self._count % _BLOCK_ROWS] = vector
+        self._count += 1
+
+    def filled(self) -> list[Tensor]:
+        rest = self._count - _BLOCK_ROWS * (len(self._blocks) - 1)
+        return [*self._blocks[:-1], self._blocks[-1][:rest]] if self._blocks else []
+
+    def inner(self, vector: Tensor) -> Tensor:
+        """Product of every row with ``vector``, shape ``(m,)``."""
+        parts = [block @ vector for block in self.filled()]
+        return torch.cat(parts) if parts else vector.new_empty(0)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """``weights @ rows``; ``weights`` have shape ``(m,)`` or ``(k, m)``."""
+        total = self._like.new_zeros((*weights.shape[:-1], self._like.numel()))
+        for index, block in enumerate(self.filled()):
+            first = index * _BLOCK_ROWS
+            total += weights[..., first : first + len(block)] @ block
+        return total
+
+
 class RitzSpace:
     """The span of every vector that was multiplied at one point; each product is kept and none is made twice.
 
@@ -62,9 +97,8 @@ class RitzSpace:
     """
 
     def __init__(self, operator: Operator, project: Operator, like: Tensor) -> None:
-        self._operator, self._project = operator, project
-        self._vectors = like.new_empty((0, like.numel()))
-        self._images = like.new_empty((0, like.numel()))
+        self._operator, self._project, self._like = operator, project, like
+        self._vectors, self._images = _Rows(like), _Rows(like)
         self._projected = np.zeros((0, 0))
         self._solved: tuple[Array, Array] | None = None
         self.products = 0
@@ -74,8 +108,8 @@ class RitzSpace:
 
     @property
     def basis(self) -> Tensor:
-        """``V``, shape ``(m, dim)``."""
-        return self._vectors[: len(self)]
+        """``V``, shape ``(m, dim)``: a copy."""
+        return torch.cat(self._vectors.filled())
 
     @property
     def projected(self) -> Array:
@@ -125,8 +159,12 @@ class RitzSpace:
 
     def vector(self, coordinates: Array) -> Tensor:
         """The unit vector with these coordinates, shape ``(dim,)``."""
-        vector = combination(self.basis, coordinates)
+        vector = self.combination(coordinates)
         return vector.div(vector.norm())
+
+    def combination(self, coordinates: Array) -> Tensor:
+        """``coordinates @ V``, shape ``(dim,)``, or ``(k, dim)`` for coordinates of shape ``(k, m)``."""
+        return self._vectors.combine(self._weights(coordinates))
 
     @property
     def newest_image(self) -> Tensor:
@@ -143,29 +181,28 @@ class RitzSpace:
         return float(self._moved_out(coordinates, self._projected @ coordinates).norm())
 
     def _moved_out(self, coordinates: Array, inside: Array) -> Tensor:
-        return combination(self._images[: len(self)], coordinates) - combination(self.basis, inside)
+        return self._images.combine(self._weights(coordinates)) - self.combination(inside)
+
+    def _weights(self, coordinates: Array) -> Tensor:
+        like = self._like
+        return torch.as_tensor(coordinates, dtype=like.dtype, device=like.device)
 
     def _outside(self, vector: Tensor) -> Tensor:
-        return vector - (self.basis @ vector) @ self.basis
+        return vector - self._vectors.combine(self._vectors.inner(vector))
 
     def _join(self, vector: Tensor, image: Tensor) -> None:
         count = len(self)
         for _ in range(2):  # twice is enough (Parlett)
-            known = self.basis @ vector
-            vector = vector - known @ self.basis
-            image = image - known @ self._images[:count]
+            known = self._vectors.inner(vector)
+            vector = vector - self._vectors.combine(known)
+            image = image - self._images.combine(known)
             size = vector.norm()
             if float(size) < _DEPENDENT:
                 return
             vector, image = vector / size, image / size
-        if count == len(self._vectors):
-            room = max(_FIRST_ROWS, 2 * count)
-            self._vectors, self._images = (
-                torch.cat([old, old.new_empty((room - count, old.shape[1]))])
-                for old in (self._vectors, self._images)
-            )
-        self._vectors[count], self._images[count] = vector, image
-        row = (self._vectors[: count + 1] @ image).double().cpu().numpy()
+        self._vectors.append(vector)
+        self._images.append(image)
+        row = self._vectors.inner(image).double().cpu().numpy()
         self._projected = np.pad(self._projected, (0, 1))
         self._projected[count, :], self._projected[:, count] = row, row
         self._solved = None

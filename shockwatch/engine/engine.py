@@ -12,6 +12,7 @@ from shockwatch.capture import named_state
 from shockwatch.engine.description import describe
 from shockwatch.engine.look import CurvatureLook
 from shockwatch.engine.watched_step import WatchedStep
+from shockwatch.memory import products_within
 from shockwatch.observables import OBSERVABLES, Point
 from shockwatch.phase import PhaseIndicators
 from shockwatch.shock.trajectory import TrajectoryForecaster
@@ -48,7 +49,7 @@ class Engine:
         self, step: WatchedStep, horizon: int, seed: int, *, mean_run_length: float = 1000.0
     ) -> None:
         self._step = step
-        self._described = False
+        self._described = self._said_cramped = False
         self._strict = False
         self._observables = [make() for make in OBSERVABLES]
         self._look = CurvatureLook(step, horizon, seed)
@@ -122,10 +123,15 @@ class Engine:
                 values["shock/trajectory_steps"] = self._trajectory_steps(point, previous, speed)
             except Exception as error:
                 errors.append(error)
-            if probe and self._step.loss is not None and self._has_room(snapshot.state):
+            products = self._room(snapshot.state) if probe and self._step.loss is not None else 0
+            if probe and self._step.loss is not None and not products:
+                notes += self._cramped()
+            if self._step.loss is not None and products:
                 try:
                     viscosity = values.get("quotient/viscosity", math.nan)
-                    seen, shock, news = self._look.see(self._step.loss, point, snapshot, viscosity)
+                    seen, shock, news = self._look.see(
+                        self._step.loss, point, snapshot, viscosity, most_products=products
+                    )
                     values.update(shock)
                     notes += news
                     pictures, news = self._look.picture(seen, shock, point, snapshot, viscosity)
@@ -162,9 +168,13 @@ class Engine:
                 self._excuse(error, errors)
         return values
 
-    def _has_room(self, state: State) -> bool:
-        """Whether a probe at ``state`` fits into memory."""
-        return True
+    def _room(self, state: State) -> int:
+        """Products that a probe at ``state`` has memory for."""
+        return products_within(sum(state[n].nbytes for n in self._step.quotient().names))
+
+    def _cramped(self) -> tuple[str, ...]:
+        said, self._said_cramped = self._said_cramped, True
+        return () if said else ("curvature is not measured: its vectors would not fit in free memory.",)
 
     def _remember(self, point: Point) -> Point:
         """What is kept of ``point`` until the next snapshot."""

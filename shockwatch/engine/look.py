@@ -47,7 +47,7 @@ class CurvatureLook:
         self.forgets = False
 
     def see(
-        self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float
+        self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float, *, most_products: int
     ) -> tuple[Probe, dict[str, float], tuple[str, ...]]:
         """What was seen at ``point``, its ``shock/`` scalars, and what has to be said.
 
@@ -56,6 +56,7 @@ class CurvatureLook:
             point: the canonical point of ``snapshot``.
             snapshot: for its clock.
             viscosity: ``quotient/viscosity`` of this snapshot; NaN where it is not known.
+            most_products: see :func:`~shockwatch.shock.probe.probe`.
         """
         dtype = self._step.dtype
         state = {n: _cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
@@ -68,7 +69,13 @@ class CurvatureLook:
         said, self._said = () if self._said else undecayed, True
         # Who trains in double precision wants it: where Lanczos stops would otherwise hang on the last bit.
         double = all(point.raw[n].dtype == torch.float64 for n in point.quotient.names)
-        seen = probe(reduced, self._recycled, self._generator, _TIGHT if double else _LOOSE)
+        seen = probe(
+            reduced,
+            self._recycled,
+            self._generator,
+            _TIGHT if double else _LOOSE,
+            most_products=most_products,
+        )
         self._recycled = None if self.forgets else seen.recycled
         values, notes = self._shock.update(
             seen,

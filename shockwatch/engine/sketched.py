@@ -11,7 +11,6 @@ from torch import Tensor
 
 from shockwatch.engine.engine import JUMP, Engine
 from shockwatch.engine.watched_step import WatchedStep
-from shockwatch.memory import PROBE_COPIES, available_bytes
 from shockwatch.norms import square_norm
 from shockwatch.observables import MeasureMotion, Point, QuotientPath, RawMotion, Viscosity
 from shockwatch.sketches import RandomProjection, SignFrame
@@ -110,10 +109,6 @@ class SketchedEngine(Engine):
 
     def _observe(self, point: Point, previous: Point | None, errors: list[Exception]) -> dict[str, float]:
         return {**self._values, **super()._observe(point, None, errors)}
-
-    def _has_room(self, state: State) -> bool:
-        size = sum(state[n].numel() * state[n].element_size() for n in self._step.quotient().names)
-        return PROBE_COPIES * size < available_bytes()
 
     def _remember(self, point: Point) -> Point:
         return replace(point, raw={}, canonical={})

@@ -13,6 +13,7 @@ from shockwatch.curvature.extremes import ExtremeEigenvalues, Recycled, extreme_
 from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measure, spectral_measure
+from shockwatch.memory import MOST_PRODUCTS
 from shockwatch.shock.slice import LossSlice, take_slice, time_to_steepest
 
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
@@ -76,6 +77,8 @@ def probe(
     recycled: Recycled | None,
     generator: torch.Generator,
     tolerance: float = 1e-2,
+    *,
+    most_products: int = MOST_PRODUCTS,
 ) -> Probe:
     """Probe one point; about 25 Hessian-vector products and, where unstable, 45 forward passes.
 
@@ -86,8 +89,8 @@ def probe(
         reduced: the reduced loss at one canonical point.
         recycled: ``recycled`` of an earlier probe, or ``None``.
         generator: source of the random parts; the only randomness here.
-        tolerance: relative accuracy of the two eigenvalues; below 1e-4 the number of products is not capped
-            at 60.
+        tolerance: relative accuracy of the two eigenvalues; below 1e-4 the number of products is not capped.
+        most_products: Hessian-vector products at most; each keeps two vectors until the probe is done.
 
     Raises:
         ValueError: if the horizontal space has dimension zero, or gradient or curvature are not finite.
@@ -107,7 +110,7 @@ def probe(
         space.multiply, gradient, _NOISE_PRODUCTS[tight], project=reduced.project, generator=generator
     )
     ends = extreme_eigenvalues(
-        space, recycled=recycled, tolerance=tolerance, max_products=1000 if tight else 60
+        space, recycled=recycled, tolerance=tolerance, max_products=1000 if tight else most_products
     )
     lambda_min, residual_min = ends.lambda_min, ends.residual_min
     here = reduced.loss()

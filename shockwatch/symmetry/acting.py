@@ -78,12 +78,7 @@ class Acting:
             self._resume_(point, reference, gauge)
             if _distance(point, reference) <= _NEAR * _distance(reference, None):
                 return point
-            gauge.forget()
-        point = self.layout.pack(state)
-        self.balance_(point, gauge)
-        self.align_(point, reference, gauge)
-        gauge.settled = True
-        return point
+        return self._anew(state, reference, gauge, balanced=False)
 
     def turned(self, state: Packed, reference: Packed, gauge: Gauge) -> Packed:
         """The balanced ``state`` turned to ``reference``, starting from and updating ``gauge``, which holds turns only.
@@ -98,11 +93,24 @@ class Acting:
             self._resume_(point, reference, gauge)
             if _distance(point, reference) <= _distance(state, reference):
                 return point
-            gauge.forget()
-        point = self.layout.pack(state)
-        self.align_(point, reference, gauge)
-        gauge.settled = True
-        return point
+        return self._anew(state, reference, gauge, balanced=True)
+
+    def _anew(
+        self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge, *, balanced: bool
+    ) -> Packed:
+        """The nearer of the two points that alignment finds from its two starts; where streams turn they may differ."""
+        best, least = None, math.inf
+        for start in (self.align_, self.turn_) if self._rotations else (self.align_,):
+            point, tried = self.layout.pack(state), Gauge()
+            if not balanced:
+                self.balance_(point, tried)
+            start(point, reference, tried)
+            distance = _distance(point, reference)
+            if best is None or distance < least:
+                best, least = point, distance
+                gauge.logs, gauge.turns, gauge.settled = tried.logs, tried.turns, True
+        assert best is not None
+        return best
 
     def _resume_(self, state: Packed, reference: Packed, gauge: Gauge) -> None:
         """Turn streams as is remembered, and everything to ``reference`` from there."""
@@ -126,25 +134,27 @@ class Acting:
             else:
                 gauge.turn(group, group.align_(state, reference))
 
-    def turn_(self, state: State, reference: State) -> None:
+    def turn_(self, state: Packed, reference: Packed, gauge: Gauge | None = None) -> None:
         """Turn a balanced state in place towards a reference that may be far: a function of its orbit.
 
         The signs of gains first, as nothing turns those; then streams, in all that nothing else turns once units are in
-        order; the others as in :meth:`pair_`; and from there :meth:`refine_`.
+        order; the others as in :meth:`pair_`; and from there :meth:`refine_`. ``gauge`` takes note.
         """
+        gauge = Gauge() if gauge is None else gauge
+        here, there = state.stacks, reference.stacks
         gains = [g for g in self._framed if isinstance(g, FoldedGain)]
         others = [g for g in self._framed if not isinstance(g, (FoldedGain, Rotation))]
         turned = {label for group in others for label in group.shared}
         for gain in gains:
-            gain.align_(state, reference)
+            gauge.turn(gain, gain.align_(here, there))
         for rotation in self._rotations:
-            rotation.turn_towards_(state, reference, rotation.shared - turned)
+            gauge.turn(rotation, rotation.turn_towards_(here, there, rotation.shared - turned))
         for group, settled in zip(self._framed, self._settled, strict=True):
             if isinstance(group, GeneralLinear) and settled:
-                group.turn_(state, reference, settled)
+                gauge.turn(group, group.turn_(here, there, settled))
             elif group in others:
-                group.align_(state, reference)
-        self.refine_(state, reference)
+                gauge.turn(group, group.align_(here, there))
+        self.refine_(here, there, gauge)
 
     def refine_(self, state: State, reference: State, gauge: Gauge | None = None) -> None:
         """A stream and what reads it, or a chain, turn together: coordinate descent once units are in order."""

@@ -193,7 +193,7 @@ class Quotient:
         """
         moved, target = self.pack(state), self._packed(reference)
         with torch.no_grad():
-            self._acting(state).turn_(moved.stacks, target.stacks)
+            self._acting(state).turn_(moved, target)
         return self._with_aliases(moved)
 
     def projector(

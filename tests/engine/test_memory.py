@@ -56,6 +56,14 @@ def test_sketches_where_points_would_take_half_of_what_is_free(machine: Path) ->
     assert [sketches("sketch", m) for m in (small, large)] == [True, True]
 
 
+def test_a_probe_makes_as_many_products_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for copies in (0, 117, 118, 119, 120, 189, 190, 10**6):
+        monkeypatch.setattr(memory, "available_bytes", lambda copies=copies: 1000 * copies)
+        found.append(memory.products_within(1000))
+    assert found == [0, 0, 24, 24, 25, 59, 60, 60]
+
+
 def test_a_wrong_mode_is_named() -> None:
     with pytest.raises(ValueError, match="memory='half': must be one of 'auto', 'full', 'sketch'"):
         require_memory("memory", "half")

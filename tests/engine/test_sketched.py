@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shockwatch import ShockMonitor
+from shockwatch import ShockMonitor, memory
 from shockwatch.engine import Engine, SketchedEngine
 from shockwatch.engine import sketched as module
-from shockwatch.memory import PROBE_COPIES
+from shockwatch.memory import FEWEST_PRODUCTS, PROBE_COPIES
 from shockwatch.sketches import SignFrame
 from shockwatch.snapshot import Snapshot, State
 from shockwatch.symmetry import infer_symmetries
@@ -198,16 +198,29 @@ def test_in_the_other_mode_the_path_keeps_its_length(before: type[Engine], after
     assert values["quotient/distance_from_start"] == pytest.approx(0.0, abs=1e-4)
 
 
-def test_a_probe_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Engine, SketchedEngine])
+def test_a_probe_needs_room(kind: type[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch, states = narrow("mlp")
-    size = sum(p.numel() * 8 for p in model.parameters())
-    engine = build(SketchedEngine, model, batch, True)
-    for free, measured in ((PROBE_COPIES * size, False), (PROBE_COPIES * size + 1, True)):
-        monkeypatch.setattr(module, "available_bytes", lambda free=free: free)
+    needed = sum(p.numel() * 8 for p in model.parameters()) * (PROBE_COPIES + 2 * FEWEST_PRODUCTS)
+    engine = build(kind, model, batch, True)
+    for free, measured in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
         (values,) = watch(engine, states[:1], True)
         assert ("shock/lambda_min" in values) == measured
-    assert engine._look._recycled is None
-    assert engine._look._gradient is None
+    assert (engine._look._recycled is None) == (kind is SketchedEngine)
+    assert (engine._look._gradient is None) == (kind is SketchedEngine)
+
+
+def test_that_there_is_no_room_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, states = narrow("mlp")
+    engine = build(Engine, model, batch, True)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    notes = [
+        note
+        for step in range(2)
+        for note in engine.process(Snapshot(step, states[step], float(step), 1.0, 1.0, 1.0), True).notes
+    ]
+    assert len([note for note in notes if "would not fit in free memory" in note]) == 1
 
 
 def test_signs_point_the_way() -> None:

@@ -162,17 +162,18 @@ class Rotation(ContinuousGroup):
         self.turn_(state, rotation)
         return rotation
 
-    def turn_towards_(self, state: State, reference: State, labels: Container[str]) -> None:
-        """Nearest in the pieces with these labels; where there are none, as :meth:`align_`."""
+    def turn_towards_(self, state: State, reference: State, labels: Container[str]) -> Tensor | None:
+        """Nearest in the pieces with these labels; where there are none, as :meth:`align_`. Returns the rotation."""
         met = [
             _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
             for piece, scale in self._frames(state)
             if piece.label in labels
         ]
-        if met:
-            self.turn_(state, self._nearest(torch.stack(met).sum(0)))
-        else:
-            self.align_(state, reference)
+        if not met:
+            return self.align_(state, reference)
+        rotation = self._nearest(torch.stack(met).sum(0))
+        self.turn_(state, rotation)
+        return rotation
 
     def between(self, before: State, after: State) -> Tensor:
         """The rotation that takes ``before`` to ``after``."""
