@@ -56,7 +56,7 @@ class CurvatureLook:
             point: the canonical point of ``snapshot``.
             snapshot: for its clock.
             viscosity: ``quotient/viscosity`` of this snapshot; NaN where it is not known.
-            most_products: see :func:`~shockwatch.shock.probe.probe`.
+            most_products: of the probe: Hessian-vector products at most.
         """
         dtype = self._step.dtype
         state = {n: _cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
