@@ -65,7 +65,7 @@ def test_a_probe_out_of_memory_costs_its_own_values_only(
     sound = ShockWatch(every_n_steps=2, probe="off")
     survives(sound)
 
-    def hungry(*_: Any) -> Any:
+    def hungry(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
 
     monkeypatch.setattr(look, "probe", hungry)
