@@ -55,7 +55,7 @@ class Engine:
         self._look = CurvatureLook(step, horizon, seed)
         self._trajectory = TrajectoryForecaster()
         self._phase = PhaseIndicators(mean_run_length=mean_run_length)
-        # The first canonical point has its units in order of size, later snapshots in that of the model.
+        # units keep the order of the model until something other than training changes it
         self._order = UnitOrder()
         self._gauge = Gauge()
         self._resumed: tuple[int, float, State, State] | None = None
@@ -191,7 +191,8 @@ class Engine:
         canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)
-            if resumed or moved > JUMP * quotient.norm(reference):
+            far = moved > JUMP * quotient.norm(reference)
+            if resumed or (far and not quotient.in_order(canonical, reference)):
                 # Units changed places: training does not do that between two snapshots, a gauge change may,
                 # and so does a resumed run, which has forgotten their order.
                 matched, order = quotient.match_with_order(canonical, reference)

@@ -67,6 +67,16 @@ class Acting:
         for groups in self.components:
             balance_(groups, state.stacks, gauge)
 
+    def begin(self, state: Mapping[str, Tensor], gauge: Gauge) -> Packed:
+        """The balanced point of the first state of a run in a fixed random frame; it becomes ``gauge``."""
+        gauge.forget()
+        point = self.layout.pack(state)
+        self.balance_(point, gauge)
+        for group in sorted(self._framed, key=lambda g: g.frame_order):
+            gauge.turn(group, group.fix_frame_(point.stacks))
+        gauge.settled = True
+        return point
+
     def follow(self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge) -> Packed:
         """The balanced point of ``state`` turned to ``reference``, starting from and updating ``gauge``.
 

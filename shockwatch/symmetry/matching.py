@@ -47,8 +47,7 @@ def match_units_(
     if not permutations:
         align_(state, reference)
         return UnitOrder()
-    linear = [g for g in groups if isinstance(g, GeneralLinear)]
-    signed = {axis for g in groups if isinstance(g, (RealScaling, SignFlip)) for axis in g.units}
+    linear, signed = _compared(groups)
     starts = []
     for by_norm in (False, True):
         trial = {name: tensor.clone() for name, tensor in state.items()}
@@ -59,18 +58,42 @@ def match_units_(
         align_(trial, reference)
         best = distance(trial, reference)
         for _ in range(_MOST_ROUNDS):
+            before = len(moves)
             for group in permutations:
                 similarity = _similarity(group, linear, signed, trial, reference)
-                moves.append(_reorder_(group, trial, similarity))
-                align_(trial, reference)
+                if not bool((_gains(similarity) == 0).all()):
+                    moves.append(_reorder_(group, trial, similarity))
+                    align_(trial, reference)
             now = distance(trial, reference)
-            if now >= best * (1 - 1e-9):
+            if len(moves) == before or now >= best * (1 - 1e-9):
                 break
             best = now
         starts.append((distance(trial, reference), trial, moves))
     _, nearest, chosen = min(starts, key=lambda start: start[0])
     state.update(nearest)
     return UnitOrder(chosen)
+
+
+def possible_gain(groups: Sequence[SymmetryGroup], state: State, reference: State) -> float:
+    """By how much the squared distance of two aligned states could fall, if every unit met its likest on one axis.
+
+    An upper bound as long as the other axes keep their order. Where units are in their places it is next to nothing.
+    """
+    linear, signed = _compared(groups)
+    permutations = [g for g in groups if isinstance(g, Permutation)]
+    gains = [_gains(_similarity(g, linear, signed, state, reference)).sum() for g in permutations]
+    return 2.0 * float(sum(gains, torch.zeros((), dtype=torch.float64)))
+
+
+def _compared(groups: Sequence[SymmetryGroup]) -> tuple[list[GeneralLinear], set[Atom]]:
+    """Linear groups, inside of which units turn freely, and axes whose units may change sign."""
+    linear = [g for g in groups if isinstance(g, GeneralLinear)]
+    return linear, {axis for g in groups if isinstance(g, (RealScaling, SignFlip)) for axis in g.units}
+
+
+def _gains(similarity: Tensor) -> Tensor:
+    """How much liker the likest unit is than that in the same place; all zero: no other order is better."""
+    return similarity.amax(-1) - similarity.diagonal(dim1=-2, dim2=-1)
 
 
 def _reorder_(group: Permutation, state: State, similarity: Tensor) -> tuple[Permutation, Tensor]:

@@ -84,9 +84,9 @@ class Verifier:
     def measure(self, groups: Sequence[SymmetryGroup]) -> None:
         """Set ``residual`` of each group: the largest relative change of the loss under random elements.
 
-        Groups whose common residual is that of an exact group share it: an upper bound for each. On large models so do
-        approximate groups whose common residual is allowed. Infinite where the loss is not finite, or a group cannot
-        be applied: one that fails on its own pieces is refused like one that moves the loss.
+        Groups whose common residual is that of an exact group share it: an upper bound for each; so do approximate
+        groups whose common residual is allowed. Infinite where the loss is not finite, or a group cannot be applied:
+        one that fails on its own pieces is refused like one that moves the loss.
         """
         if not math.isfinite(self._base):
             for group in groups:
@@ -94,13 +94,16 @@ class Verifier:
             return
         wide = (2 * self._bytes_of(g.parameters) for g in groups if not _only_reorders(g))
         self._alone = _SHARE_ALONE * max(wide, default=0)
-        for reorders in (False, True):
-            for approximate in (False, True):
-                alike = [g for g in groups if _only_reorders(g) == reorders and g.approximate == approximate]
-                alone = approximate and self._small
-                for together in [[g] for g in alike] if alone else self._fitting(alike, reorders):
-                    self._bisect(together, reorders)
-
+        for approximate in (False, True):
+            alike = [g for g in groups if g.approximate == approximate]
+            fine = _TOLERANCE_APPROXIMATE if approximate else _EXACT if self._small else _TOLERANCE
+            # approximate groups are tried again where there is no eps
+            trials = 1 if approximate and self._without_epsilon is not None else _TRIALS
+            # a small model has room for all in float64
+            for reorders in (False,) if self._small else (False, True):
+                chosen = [g for g in alike if self._small or _only_reorders(g) == reorders]
+                for together in self._fitting(chosen, reorders):
+                    self._bisect(together, reorders, fine, trials)
         self._confirm([g for g in groups if g.approximate and holds(g, g.residual)])
 
     def _confirm(self, groups: Sequence[SymmetryGroup]) -> None:
@@ -115,7 +118,7 @@ class Verifier:
                 self._exact = self._loss, self._value({})
             self._loss, self._base = self._exact
             for together in self._fitting(groups, False):
-                self._bisect(together, False, _TOLERANCE)
+                self._bisect(together, False, _TOLERANCE, 1)
         finally:
             self._loss, self._base = kept
         for group, residual in zip(groups, stated, strict=True):
@@ -147,17 +150,15 @@ class Verifier:
                 sets.append((set(group.parameters), [group]))
         return [members for _, members in sets]
 
-    def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool, fine: float | None = None) -> None:
-        residual = max(self._change(groups, reorders) for _ in range(_TRIALS if self._small else 1))
-        if fine is None:
-            fine = _EXACT if self._small else _TOLERANCE_APPROXIMATE if groups[0].approximate else _TOLERANCE
+    def _bisect(self, groups: Sequence[SymmetryGroup], reorders: bool, fine: float, trials: int) -> None:
+        residual = max(self._change(groups, reorders) for _ in range(trials if self._small else 1))
         if len(groups) == 1 or residual < fine:
             for group in groups:
                 group.residual = residual
             return
         half = len(groups) // 2
-        self._bisect(groups[:half], reorders, fine)
-        self._bisect(groups[half:], reorders, fine)
+        self._bisect(groups[:half], reorders, fine, trials)
+        self._bisect(groups[half:], reorders, fine, trials)
 
     def _change(self, groups: Sequence[SymmetryGroup], reorders: bool) -> float:
         names = dict.fromkeys(name for group in groups for name in group.parameters if name in self._point)

@@ -85,8 +85,13 @@ class SymmetryGroup(ABC):
         """Groups fix their frames in this order: one that reads what another turns comes after it."""
         return 100
 
-    def fix_frame_(self, state: State) -> None:
-        """Choose one point of the compact orbit that the canonical form leaves, by a fixed random frame."""
+    def fix_frame_(self, state: State) -> Tensor | None:
+        """Choose one point of the compact orbit that the canonical form leaves, by a fixed random frame.
+
+        Returns:
+            The matrix applied, for groups of matrices.
+        """
+        return None
 
     @property
     def has_frame(self) -> bool:

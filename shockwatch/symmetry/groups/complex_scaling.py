@@ -80,10 +80,11 @@ class ComplexScaling(ScalingGroup):
             for a, b, _ in self._pairs()
         ]
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         a, b = self._views(state)[0]
         both = frame((2, *a.shape), a)
         self._turn_(state, self._phase([(a, b, both[0], both[1])]))
+        return None
 
     def align_(self, state: State, reference: State) -> Tensor | None:
         pairs = zip(self._views(state), self._views(reference), strict=True)

@@ -59,8 +59,8 @@ class DeclaredGroup(ContinuousGroup):
     def frame_order(self) -> int:
         return self.inner.frame_order
 
-    def fix_frame_(self, state: State) -> None:
-        self.inner.fix_frame_(state)
+    def fix_frame_(self, state: State) -> Tensor | None:
+        return self.inner.fix_frame_(state)
 
     @property
     def has_frame(self) -> bool:

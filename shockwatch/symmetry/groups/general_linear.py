@@ -184,10 +184,10 @@ class GeneralLinear(ContinuousGroup):
     def stacked(self, layer: Atom) -> GeneralLinear:
         return dataclasses.replace(self, batch=(layer, *self.batch))
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         stack = self._stack(state, 1.0).double()
         overlap = frame((stack.shape[-1], self._row.size), stack).transpose(-2, -1) @ stack.transpose(-2, -1)
-        self._rotate_(state, overlap)
+        return self._rotate_(state, overlap)
 
     def align_(self, state: State, reference: State) -> Tensor | None:
         return self.turn_(state, reference, self.pieces)

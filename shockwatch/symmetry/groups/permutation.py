@@ -70,9 +70,10 @@ class Permutation(SymmetryGroup):
     def frame_order(self) -> int:
         return -1
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         """Order the units by norm, largest first: no other group moves the norms of a canonical state."""
         self.permute_(state, torch.argsort(self.norms(state), dim=-1, descending=True, stable=True))
+        return None
 
     def norms(self, state: State) -> Tensor:
         """Squared norm of each unit over all trainable pieces, ``(*batch, n)``."""

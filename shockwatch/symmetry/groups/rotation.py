@@ -151,10 +151,12 @@ class Rotation(ContinuousGroup):
     def _anchors(self, state: State) -> Tensor:
         return torch.cat([self._matrix(p, state)[0].double() for p in self._parts.anchors()], 1)
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         """Turn the writers that nothing else turns towards a fixed random frame."""
         anchors = self._anchors(state)
-        self.turn_(state, self._nearest(frame(anchors.shape, anchors) @ anchors.T))
+        rotation = self._nearest(frame(anchors.shape, anchors) @ anchors.T)
+        self.turn_(state, rotation)
+        return rotation
 
     def align_(self, state: State, reference: State) -> Tensor | None:
         """Nearest in the writers that nothing else turns: the others can be compared only afterwards."""

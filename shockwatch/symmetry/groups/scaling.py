@@ -190,11 +190,12 @@ class ScalingGroup(ContinuousGroup):
     def frame_order(self) -> int:
         return len(self.frame_piece().atoms) if self.with_sign else 0
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         if self.with_sign:
             piece = self.frame_piece()
             view = piece.view(state).double()
             self._flip_(state, self._per_unit(piece, view * frame(view.shape, view)))
+        return None
 
     @property
     def has_frame(self) -> bool:

@@ -65,10 +65,11 @@ class SignFlip(SymmetryGroup):
         coin = torch.rand([a.size for a in self.units], generator=generator, device=generator.device)
         self._flip_(state, torch.where(coin < 0.5, -1.0, 1.0))
 
-    def fix_frame_(self, state: State) -> None:
+    def fix_frame_(self, state: State) -> Tensor | None:
         piece = self._frame_piece()
         view = piece.view(state)
         self._flip_(state, torch.where(self._overlap(piece, state, frame(view.shape, view)) < 0, -1.0, 1.0))
+        return None
 
     def align_(self, state: State, reference: State) -> Tensor | None:
         total = torch.zeros([a.size for a in self.units], dtype=torch.float64)
