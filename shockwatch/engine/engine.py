@@ -55,7 +55,7 @@ class Engine:
         self._look = CurvatureLook(step, horizon, seed)
         self._trajectory = TrajectoryForecaster()
         self._phase = PhaseIndicators(mean_run_length=mean_run_length)
-        # units keep the order of the model until something other than training changes it
+        # the first canonical point has its units in order of size, and all later ones follow
         self._order = UnitOrder()
         self._gauge = Gauge()
         self._resumed: tuple[int, float, State, State] | None = None
@@ -188,6 +188,8 @@ class Engine:
         raw = quotient.pack(snapshot.state)
         # the snapshot's own buffers are filled again
         raw.update({n: raw[n].clone() for n in raw.shared})
+        if reference is None:
+            self._order = quotient.order_by_size(raw)
         canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
         if reference is not None:
             moved = quotient.euclidean(canonical, reference)

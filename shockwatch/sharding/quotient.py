@@ -96,6 +96,9 @@ class ShardedQuotient(Quotient):
             self._acting(state).align_(moved, target)
         return moved
 
+    def order_by_size(self, state: Mapping[str, Tensor]) -> UnitOrder:
+        return UnitOrder()
+
     def in_order(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> bool:
         return True
 

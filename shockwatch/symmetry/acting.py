@@ -80,36 +80,50 @@ class Acting:
     def follow(self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge) -> Packed:
         """The balanced point of ``state`` turned to ``reference``, starting from and updating ``gauge``.
 
-        Where that ends far from the reference, the state did not come there by training: it starts anew.
+        Where that ends far from the reference, the state may not have come there by training: it starts anew, too, and
+        the nearer point is kept.
         """
+        known = None
         if gauge.settled:
             point = self.layout.pack(state)
             self.balance_(point, gauge)
             self._resume_(point, reference, gauge)
-            if _distance(point, reference) <= _NEAR * _distance(reference, None):
+            known = point, _distance(point, reference)
+            if known[1] <= _NEAR * _distance(reference, None):
                 return point
-        return self._anew(state, reference, gauge, balanced=False)
+        return self._anew(state, reference, gauge, known, balanced=False)
 
     def turned(self, state: Packed, reference: Packed, gauge: Gauge) -> Packed:
         """The balanced ``state`` turned to ``reference``, starting from and updating ``gauge``, which holds turns only.
 
-        Where what is remembered takes it farther away, it starts anew.
+        Where what is remembered takes it farther away, it starts anew, too.
         """
+        known = None
         if gauge.settled:
             point = self.layout.pack(state)
             for group in self._framed:
                 if isinstance(group, GeneralLinear) and group in gauge.turns:
                     group.apply_(point.stacks, gauge.turns[group])
             self._resume_(point, reference, gauge)
-            if _distance(point, reference) <= _distance(state, reference):
+            known = point, _distance(point, reference)
+            if known[1] <= _distance(state, reference):
                 return point
-        return self._anew(state, reference, gauge, balanced=True)
+        return self._anew(state, reference, gauge, known, balanced=True)
 
     def _anew(
-        self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge, *, balanced: bool
+        self,
+        state: Mapping[str, Tensor],
+        reference: Packed,
+        gauge: Gauge,
+        known: tuple[Packed, float] | None,
+        *,
+        balanced: bool,
     ) -> Packed:
-        """The nearer of the two points that alignment finds from its two starts; where streams turn they may differ."""
-        best, least = None, math.inf
+        """The nearest of a ``known`` point, to which ``gauge`` belongs, and those that alignment finds from its starts.
+
+        There are two starts where streams turn, as they may differ.
+        """
+        best, least = (None, math.inf) if known is None else known
         for start in (self.align_, self.turn_) if self._rotations else (self.align_,):
             point, tried = self.layout.pack(state), Gauge()
             if not balanced:

@@ -17,6 +17,8 @@ from shockwatch.symmetry.groups import ContinuousGroup, ScalingGroup
 from shockwatch.symmetry.tables import ScalingTables, touched_pieces
 
 _PIVOT = 1e-9
+_LOOSE = 1e-9  # tolerances above this take few steps of conjugate gradients
+_MOST_BESIDE = 256  # neighbours of a unit, on average: above, a factor takes longer than these steps
 
 
 class Block(ABC):
@@ -102,7 +104,8 @@ class ScalingsBlock(Block):
     def _factorise(self) -> SuperLU | None:
         if len(self._tables.groups) == 1:
             return None
-        gram = self._tables.gram()
+        units = sum(self._tables.sizes)
+        gram = self._tables.gram(units * (_MOST_BESIDE + 1) if self._tolerance > _LOOSE else None)
         if gram is None:
             return None
         diagonal = self._diagonal.cpu().numpy()

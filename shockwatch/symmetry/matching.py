@@ -75,14 +75,31 @@ def match_units_(
 
 
 def possible_gain(groups: Sequence[SymmetryGroup], state: State, reference: State) -> float:
-    """By how much the squared distance of two aligned states could fall, if every unit met its likest on one axis.
+    """By how much the squared distance could fall if every unit of one axis met its likest, turned as is best.
 
-    An upper bound as long as the other axes keep their order. Where units are in their places it is next to nothing.
+    An upper bound as long as the other axes keep their order. Where an aligned state has its units in their places it
+    is next to nothing.
     """
     linear, signed = _compared(groups)
-    permutations = [g for g in groups if isinstance(g, Permutation)]
-    gains = [_gains(_similarity(g, linear, signed, state, reference)).sum() for g in permutations]
-    return 2.0 * float(sum(gains, torch.zeros((), dtype=torch.float64)))
+    gain = 0.0
+    for group in groups:
+        if isinstance(group, Permutation):
+            best = _similarity(group, linear, signed, state, reference).amax(-1).sum()
+            gain += 2.0 * (float(best) - _overlap(group, state, reference))
+    return gain
+
+
+def _overlap(group: Permutation, state: State, reference: State) -> float:
+    """Inner product of the units as they stand."""
+    pairs = [
+        (piece.view(state), piece.view(reference))
+        for piece in group.pieces
+        if piece.trainable
+        for _ in piece.positions(group.units)
+    ]
+    if isinstance(group, ListPermutation):
+        pairs += zip(group.members(state), group.members(reference), strict=True)
+    return sum(float((a.double() * b.double()).sum()) for a, b in pairs)
 
 
 def _compared(groups: Sequence[SymmetryGroup]) -> tuple[list[GeneralLinear], set[Atom]]:

@@ -15,13 +15,12 @@ from shockwatch.norms import square_norm
 from shockwatch.snapshot import State
 from shockwatch.symmetry.acting import Acting
 from shockwatch.symmetry.gauge import Gauge
-from shockwatch.symmetry.groups import ContinuousGroup, ListPermutation, SymmetryGroup
+from shockwatch.symmetry.groups import ContinuousGroup, ListPermutation, Permutation, SymmetryGroup
 from shockwatch.symmetry.matching import match_units_, possible_gain
 from shockwatch.symmetry.order import UnitOrder
 from shockwatch.symmetry.packing import Packed
 from shockwatch.symmetry.projection import HorizontalProjector
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
-
 
 # Share of a squared distance that another order might save: training was seen below 0.02, reordered units above 0.1.
 _IN_ORDER = 0.05
@@ -179,6 +178,17 @@ class Quotient:
             for group in sorted(self.groups, key=lambda g: g.frame_order):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
+
+    def order_by_size(self, state: Mapping[str, Tensor]) -> UnitOrder:
+        """The order that units take at the canonical point of ``state``."""
+        moved = self.balance(state)
+        moves = []
+        with torch.no_grad():
+            for group in self.groups:
+                if isinstance(group, Permutation):
+                    moves.append((group, group.by_size(moved)))
+                    group.permute_(moved, moves[-1][1])
+        return UnitOrder(moves)
 
     def align(
         self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor], gauge: Gauge | None = None

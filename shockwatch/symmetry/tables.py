@@ -156,8 +156,9 @@ class ScalingTables:
                         result[m.group] = result[m.group] + m.charge * other.charge * part
         return torch.cat([r.reshape(-1) for r in result])
 
-    def gram(self) -> csc_matrix | None:
-        """The Gram matrix, ``(n, n)``; ``None`` where it has too many entries."""
+    def gram(self, most: int | None = None) -> csc_matrix | None:
+        """The Gram matrix, ``(n, n)``; ``None`` where it has too many entries, or more than ``most``."""
+        most = _MOST_ENTRIES if most is None else min(most, _MOST_ENTRIES)
         starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
         numbers = [np.arange(n) + start for n, start in zip(self.sizes, starts, strict=True)]
         entries = [(numbers[k], numbers[k], d) for k, d in enumerate(self.split(self.gram_diagonal()))]
@@ -177,7 +178,7 @@ class ScalingTables:
                 values = m.charge * other.charge * pair
                 entries += [(rows.ravel(), columns.ravel(), values), (columns.ravel(), rows.ravel(), values)]
                 count += 2 * values.numel()
-                if count > _MOST_ENTRIES:
+                if count > most:
                     return None
         weights = np.concatenate([part.double().reshape(-1).cpu().numpy() for *_, part in entries])
         places = tuple(np.concatenate([entry[side] for entry in entries]) for side in (0, 1))

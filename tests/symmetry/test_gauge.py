@@ -58,3 +58,29 @@ def test_a_jump_to_another_gauge_starts_anew(name: str) -> None:
     assert quotient.norm(quotient.canonicalize(other, point, gauge)) == pytest.approx(
         quotient.norm(there), rel=1e-9
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_state_of_a_run_keeps_the_order_of_its_units(name: str) -> None:
+    """It is the canonical point but for the order, and the next state starts from its gauge."""
+    _, _, quotient, start = prepared(name)
+    gauge = Gauge()
+    first = quotient.canonicalize(start, gauge=gauge)
+    assert gauge.settled
+    assert quotient.norm(first) == pytest.approx(quotient.norm(quotient.canonicalize(start)), rel=1e-12)
+    raw = moved(start, 1e-6, 0)
+    followed = quotient.canonicalize(raw, first, gauge)
+    assert quotient.euclidean(followed, first) < 1e-4 * quotient.norm(first)
+    anew = quotient.euclidean(quotient.canonicalize(raw, first), first)
+    assert quotient.euclidean(followed, first) <= anew * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "multi-head", "swiglu"])
+def test_units_out_of_order_are_noticed(name: str) -> None:
+    _, _, quotient, start = prepared(name)
+    gauge = Gauge()
+    first = quotient.canonicalize(start, gauge=gauge)
+    trained = quotient.canonicalize(moved(start, 0.02, 0), first, gauge)
+    assert quotient.in_order(trained, first)
+    other = quotient.random_transform(start, torch.Generator().manual_seed(1))
+    assert not quotient.in_order(quotient.canonicalize(other, first), first)

@@ -72,8 +72,12 @@ class Permutation(SymmetryGroup):
 
     def fix_frame_(self, state: State) -> Tensor | None:
         """Order the units by norm, largest first: no other group moves the norms of a canonical state."""
-        self.permute_(state, torch.argsort(self.norms(state), dim=-1, descending=True, stable=True))
+        self.permute_(state, self.by_size(state))
         return None
+
+    def by_size(self, state: State) -> Tensor:
+        """The order of :meth:`fix_frame_`."""
+        return torch.argsort(self.norms(state), dim=-1, descending=True, stable=True)
 
     def norms(self, state: State) -> Tensor:
         """Squared norm of each unit over all trainable pieces, ``(*batch, n)``."""
