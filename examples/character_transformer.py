@@ -56,7 +56,7 @@ def run(steps: int = 1000, folder: str = "shockwatch_runs") -> ShockWatch:
     """Train for ``steps`` steps; TensorBoard files under ``folder``."""
     L.seed_everything(0)
     data, vocabulary = passages()
-    watch = ShockWatch(every_n_steps=50)
+    watch = ShockWatch(every_n_steps=50, probe=5)  # the run is short: look whatever it costs
     trainer = L.Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[watch], logger=TensorBoardLogger(folder, "characters"),
         enable_checkpointing=False,

@@ -48,7 +48,7 @@ def run(steps: int = 2000, folder: str = "shockwatch_runs") -> ShockWatch:
     shuffled = torch.randperm(len(sums))
     seen, unseen = shuffled[: len(sums) // 2], shuffled[len(sums) // 2 :]
     data = TensorDataset(inputs[seen].repeat(steps, 1, 1).flatten(0, 1), sums[seen].repeat(steps))
-    watch = ShockWatch(every_n_steps=25)
+    watch = ShockWatch(every_n_steps=25, probe=20)  # the run is short: look whatever it costs
     trainer = L.Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[watch], logger=TensorBoardLogger(folder, "grokking"),
         enable_checkpointing=False,

@@ -47,7 +47,7 @@ def digits() -> TensorDataset:
 def run(steps: int = 600, folder: str = "shockwatch_runs") -> ShockWatch:
     """Train for ``steps`` steps; TensorBoard files under ``folder``."""
     L.seed_everything(0)
-    watch = ShockWatch(every_n_steps=20)
+    watch = ShockWatch(every_n_steps=20, probe=5)  # the run is short: look whatever it costs
     trainer = L.Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[watch], logger=TensorBoardLogger(folder, "digits"),
         enable_checkpointing=False,

@@ -88,10 +88,10 @@ class SnapshotSchedule:
 class ProbeSchedule:
     """Decides which snapshots are probes.
 
-    The first snapshot is one in every mode but ``"off"``, so that a short run sees every tag. ``"auto"`` then
-    probes whenever the recurring cost, with one more probe as expensive as the last one, stays within ``budget`` of
-    the elapsed time, or within 4 times ``budget`` while the last proximity is 0.5 or more. An integer n looks
-    only at the snapshots' numbers: a probe lost to a full queue falls to the next snapshot.
+    ``"auto"`` probes whenever the cost so far, with one more probe as expensive as the last one, stays within
+    ``budget`` of the elapsed time, or within 4 times ``budget`` while the last proximity is 0.5 or more. The first
+    probe is no exception: what it will take is estimated. An integer n looks only at the snapshots' numbers: the
+    first is a probe, and one lost to a full queue falls to the next snapshot.
 
     Args:
         mode: see ``Probe``.
@@ -108,7 +108,7 @@ class ProbeSchedule:
 
         Args:
             index: number of the snapshot since the start.
-            spending: recurring seconds of capture and worker, those of one more probe included.
+            spending: seconds of capture and worker, those of one more probe included.
         """
         probe = self._decide(index, spending)
         if probe:
@@ -118,8 +118,12 @@ class ProbeSchedule:
     def _decide(self, index: int, spending: Spending) -> bool:
         if self._mode == "off":
             return False
-        if self._last is None:
-            return True
         if isinstance(self._mode, int):
-            return index // self._mode > self._last // self._mode
+            return self._last is None or index // self._mode > self._last // self._mode
         return spending.within(self._budget)
+
+    def first_at(self, spending: Spending) -> float | None:
+        """Seconds into the run when the first probe can be paid, where it has to wait for that; else ``None``."""
+        if self._last is not None or self._mode != "auto" or spending.within(self._budget):
+            return None
+        return spending.seconds / self._budget

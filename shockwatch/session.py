@@ -174,6 +174,7 @@ class Session:
         self._spaced = False
         self._news: tuple[str, ...] = ()
         try:
+            start = time.perf_counter()
             with ONE_AT_A_TIME, preserved_randomness():
                 analysis = self._resume(build, resumed)
             tensors = (lambda: named_state(live)) if ranks is None else ranks.tensors
@@ -182,6 +183,7 @@ class Session:
             # what waits for a core costs training nothing; what waits for a device does
             seconds = time.thread_time if self._capture.on_cpu else time.perf_counter
             self._worker = Worker(analysis, probes, self._capture.release, seconds)
+            self._worker.charge(time.perf_counter() - start, waited=True)
             weakref.finalize(self, self._worker.forget).atexit = False
         except Exception as error:
             self._fail("could not be set up", error)

@@ -39,8 +39,13 @@ class Analysis(Protocol):
         """Whether copies of the parameters are to be gone once a snapshot is analysed."""
         ...
 
+    @property
+    def probe_seconds(self) -> float:
+        """What a probe is expected to take; asked after ``prepare``, until one has been timed."""
+        ...
+
     def prepare(self, snapshot: Snapshot) -> None:
-        """What is done once, before the first snapshot is processed; it is no recurring cost."""
+        """What is done once, before the first snapshot is processed; plain snapshots are not spaced for it."""
         ...
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
@@ -64,7 +69,7 @@ class Cost:
         dropped: snapshots lost to a full queue.
         errors: snapshots whose analysis raised.
         worker_seconds: seconds the worker has computed, the first snapshot (set-up) included.
-        overhead: recurring seconds of capture and worker, without the first snapshot, over elapsed seconds.
+        overhead: seconds of set-up, capture and worker over elapsed seconds.
     """
 
     dropped: int
@@ -142,12 +147,12 @@ class Worker:
         self._submitted = 0
         self._dropped = 0
         self._errors = 0
-        self._processed = 0
         self._total_seconds = 0.0
-        self._recurring_seconds = 0.0
+        self._spent_seconds = 0.0
         self._plain_seconds = 0.0
         self._last_plain = 0.0
-        self._last_probe = 0.0
+        self._last_probe: float | None = None
+        self._said_waiting = False
         self._proximity = 0.0
         self._started = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="shockwatch", daemon=True)
@@ -193,9 +198,9 @@ class Worker:
             self._dropped += 1
 
     def charge(self, seconds: float, waited: bool = False) -> None:
-        """Add main-thread seconds to the recurring cost: a capture, writing the results, or what was ``waited``."""
+        """Add main-thread seconds to the cost: a capture, writing the results, or what was ``waited`` or set up."""
         with self._lock:
-            self._recurring_seconds += seconds
+            self._spent_seconds += seconds
             if not waited:
                 self._plain_seconds += seconds
 
@@ -296,11 +301,14 @@ class Worker:
             if job.index == 0:
                 self._analysis.prepare(snapshot)
                 began = self._clock()
+            expected = self._analysis.probe_seconds if self._last_probe is None else self._last_probe
             with self._lock:
-                seconds = self._recurring_seconds + self._last_probe
+                seconds = self._spent_seconds + (self._clock() - start) + expected
                 spending = Spending(seconds, time.perf_counter() - self._started, self._proximity)
             probe = self._schedule.due(job.index, spending)
+            note = self._waiting(expected, spending)
             observation = self._analysis.process(snapshot, probe)
+            observation = replace(observation, notes=(*observation.notes, *note))
             error = observation.error
             state = self._analysis.state_dict()
             proximity = observation.values.get("shock/proximity", math.nan)
@@ -309,6 +317,17 @@ class Worker:
         except BaseException as caught:
             error = caught
         self._store(job, observation, probe, error, state, start, began)
+
+    def _waiting(self, expected: float, spending: Spending) -> tuple[str, ...]:
+        """Said once: that the budget does not pay for a first probe yet."""
+        at = self._schedule.first_at(spending)
+        if at is None or self._said_waiting:
+            return ()
+        self._said_waiting = True
+        return (
+            f"curvature: a probe is expected to take {expected:.1f} s, so the budget pays for the first one about "
+            f"{at:.0f} s into the run. A larger budget= brings it sooner, probe=1 at once.",
+        )
 
     def _store(
         self,
@@ -328,14 +347,12 @@ class Worker:
                 self._last_probe = now - began
             else:
                 self._last_plain = now - began
-            if self._processed:
-                self._recurring_seconds += now - start
-                self._plain_seconds += min(self._last_plain, now - start) if probe else now - start
-            self._processed += 1
+            self._spent_seconds += now - start
+            self._plain_seconds += min(self._last_plain, now - began) if probe else now - began
             self._errors += error is not None
             self._current = None
             elapsed = max(time.perf_counter() - self._started, 1e-9)
-            cost = Cost(self._dropped, self._errors, self._total_seconds, self._recurring_seconds / elapsed)
+            cost = Cost(self._dropped, self._errors, self._total_seconds, self._spent_seconds / elapsed)
             if not self._abandoned:
                 snapshot = replace(job.snapshot, state={})
                 self._results.append(Result(snapshot, observation, probe, cost, _bare(error), state))

@@ -130,13 +130,14 @@ def extreme_eigenvalues(
             if not space.add(space.newest_image, horizontal=True):
                 break
     values, coordinates = space.ritz()
+    sizes = space.residuals((0, -1)).norm(dim=1).tolist()
     return ExtremeEigenvalues(
         lambda_min=float(values[0]),
         lambda_max=float(values[-1]),
         vector_min=space.vector(coordinates[:, 0]),
         vector_max=space.vector(coordinates[:, -1]),
-        residual_min=float(space.residual(0).norm()),
-        residual_max=float(space.residual(-1).norm()),
+        residual_min=sizes[0],
+        residual_max=sizes[1],
         products=space.products - before,
     )
 
@@ -150,7 +151,7 @@ def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, bool]:
     """Which end of the spectrum, 0 or -1, is worse off, its residual, and whether even that is good enough."""
     values, _ = space.ritz()
     spread = float(values[-1] - values[0])
-    errors, residuals = {}, {0: space.residual(0), -1: space.residual(-1)}
+    errors, residuals = {}, dict(zip((0, -1), space.residuals((0, -1)), strict=True))
     for end, neighbour in ((0, 1), (-1, -2)):
         value, size = abs(float(values[end])), float(residuals[end].norm())
         gap = abs(float(values[neighbour % len(values)] - values[end]))

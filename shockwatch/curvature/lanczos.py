@@ -14,6 +14,8 @@ from torch import Tensor
 from shockwatch.curvature.ritz import Array, Operator, combination
 from shockwatch.errors import require_positive_int
 
+_LITTLE = 0.7  # share of its length that a vector keeps where the removal of others cost it no digits
+
 
 @dataclass(frozen=True)
 class Krylov:
@@ -89,13 +91,20 @@ def krylov(
             raise ValueError(f"operator returned a vector of norm {size!r}: curvature is not finite here")
         scale = max(scale, size)
         diagonal.append(float(vector @ image))
-        for _ in range(2):  # twice is enough (Parlett)
-            image = image - (known @ image) @ known
+        image = torch.sub(image, vector, alpha=diagonal[-1])
+        if index:
+            image.sub_(basis[index - 1], alpha=off_diagonal[-1])
         remainder = float(image.norm())
+        for _ in range(2):  # twice is enough (Parlett), and once where little was left to remove
+            before = remainder
+            image.addmv_(known.T, known @ image, alpha=-1.0)
+            remainder = float(image.norm())
+            if remainder > _LITTLE * before:
+                break
         if project is not None and remainder < 1e-2 * size:
             # cancellation has magnified what rounding put outside the horizontal space
             image = project(image)
-            image = image - (known @ image) @ known
+            image.addmv_(known.T, known @ image, alpha=-1.0)
             remainder = float(image.norm())
         if remainder <= 10.0 * epsilon * scale * math.sqrt(start.numel()) or scale == 0.0:
             remainder = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ Operator = Callable[[Tensor], Tensor]
 
 _BLOCK_ROWS = 8
 _DEPENDENT = 1e-3  # a vector with less than this share outside the space would bring in rounding
+_ROUNDING = 32.0  # units of rounding up to which two unit vectors count as orthogonal
+_LITTLE = 0.7  # from this share on once is enough
 _CANCELLED = 1e-1  # below this share rounding outside the horizontal space has been magnified
 
 
@@ -73,18 +75,19 @@ class _Rows:
         rest = self._count - _BLOCK_ROWS * (len(self._blocks) - 1)
         return [*self._blocks[:-1], self._blocks[-1][:rest]] if self._blocks else []
 
-    def inner(self, vector: Tensor) -> Tensor:
-        """Product of every row with ``vector``, shape ``(m,)``."""
-        parts = [block @ vector for block in self.filled()]
-        return torch.cat(parts) if parts else vector.new_empty(0)
+    def inner(self, vectors: Tensor) -> Tensor:
+        """Product of every row with the vectors, shapes ``(dim,)`` and ``(m,)``, or ``(k, dim)`` and ``(k, m)``."""
+        parts = [vectors @ block.T for block in self.filled()]
+        return torch.cat(parts, -1) if parts else vectors.new_empty((*vectors.shape[:-1], 0))
 
     def combine(self, weights: Tensor) -> Tensor:
         """``weights @ rows``; ``weights`` have shape ``(m,)`` or ``(k, m)``."""
-        total = self._like.new_zeros((*weights.shape[:-1], self._like.numel()))
+        rows = weights if weights.ndim > 1 else weights[None]
+        total = self._like.new_zeros((len(rows), self._like.numel()))
         for index, block in enumerate(self.filled()):
             first = index * _BLOCK_ROWS
-            total += weights[..., first : first + len(block)] @ block
-        return total
+            total.addmm_(rows[:, first : first + len(block)], block)
+        return total if weights.ndim > 1 else total[0]
 
 
 class RitzSpace:
@@ -146,7 +149,8 @@ class RitzSpace:
             return False
         if share < _CANCELLED:
             vector = self._project(vector)
-        vector = self._outside(vector / vector.norm())
+        if share < _LITTLE:
+            vector = self._outside(vector / vector.norm())
         self.multiply(vector / vector.norm())
         return True
 
@@ -171,10 +175,11 @@ class RitzSpace:
         """``P H v`` of the vector that came last: the way on in its Krylov space, shape ``(dim,)``."""
         return self._images[len(self) - 1]
 
-    def residual(self, index: int) -> Tensor:
-        """``H u - lambda u`` of a Ritz pair, shape ``(dim,)``."""
+    def residuals(self, indices: Sequence[int]) -> Tensor:
+        """``H u - lambda u`` of Ritz pairs, shape ``(k, dim)``."""
         values, coordinates = self.ritz()
-        return self._moved_out(coordinates[:, index], values[index] * coordinates[:, index])
+        chosen = coordinates[:, indices].T
+        return self._moved_out(chosen, values[indices, None] * chosen)
 
     def leak(self, coordinates: Array) -> float:
         """``|(1 - V^T V) H x|`` of the vector ``x`` with these coordinates."""
@@ -192,14 +197,19 @@ class RitzSpace:
 
     def _join(self, vector: Tensor, image: Tensor) -> None:
         count = len(self)
-        for _ in range(2):  # twice is enough (Parlett)
-            known = self._vectors.inner(vector)
+        rounding = _ROUNDING * torch.finfo(vector.dtype).eps
+        known = self._vectors.inner(vector)
+        # the vectors of one Krylov space come orthogonal; twice is enough for others (Parlett)
+        for _ in range(2):
+            if not count or float(known.abs().max()) <= rounding:
+                break
             vector = vector - self._vectors.combine(known)
             image = image - self._images.combine(known)
             size = vector.norm()
             if float(size) < _DEPENDENT:
                 return
             vector, image = vector / size, image / size
+            known = self._vectors.inner(vector)
         self._vectors.append(vector)
         self._images.append(image)
         row = self._vectors.inner(image).double().cpu().numpy()

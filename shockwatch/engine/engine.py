@@ -25,6 +25,9 @@ from shockwatch.tracing import LossFunction
 JUMP = 0.3
 """A move by this share of the norm between two snapshots asks for a new matching of units."""
 
+PROBE_GRADIENTS = 100.0
+"""Gradients of the loss that take as long as one probe, about: the guess until one has been timed."""
+
 
 class Engine:
     """Quotient, observables and indicators of one run; snapshots come in step order.
@@ -93,6 +96,11 @@ class Engine:
     def quotient(self) -> Quotient:
         """The quotient the run is watched on; built at the first call, from the live parameters."""
         return self._step.quotient()
+
+    @property
+    def probe_seconds(self) -> float:
+        """What a probe is expected to take (measured: 60 to 160 gradients on networks of 10^3 to 10^6 parameters)."""
+        return PROBE_GRADIENTS * self._step.gradient_seconds
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Infer and verify the symmetries, at the parameters of ``snapshot``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.curvature import CanonicalLoss, Recycled, with_weight_decay
-from shockwatch.engine.watched_step import WatchedStep
+from shockwatch.engine.watched_step import WatchedStep, cast
 from shockwatch.figures import Album
 from shockwatch.observables import Point
 from shockwatch.shock.indicators import ShockIndicators
@@ -59,8 +59,8 @@ class CurvatureLook:
             most_products: of the probe: Hessian-vector products at most.
         """
         dtype = self._step.dtype
-        state = {n: _cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
-        frozen = {n: _cast(t, dtype) for n, t in self._step.frozen.items()}
+        state = {n: cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
+        frozen = {n: cast(t, dtype) for n, t in self._step.frozen.items()}
         if dtype is not None:
             # Canonical in float32 is not quite canonical in float64.
             state = point.quotient.align(point.quotient.balance(state), state)
@@ -125,7 +125,3 @@ class CurvatureLook:
         """Undo :meth:`state_dict`; other entries of ``state`` are not read."""
         self._shock.load_state_dict(state["shock"])
         self._generator.set_state(state["generator"])
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

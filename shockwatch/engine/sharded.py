@@ -42,6 +42,7 @@ class ShardedStep:
     errors: tuple[Exception, ...] = ()
     loss: None = None
     dtype: None = None
+    gradient_seconds: float = 0.0
 
     @property
     def device(self) -> torch.device:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shockwatch.engine.sources import no_sources_kept
 from shockwatch.errors import warn
@@ -37,6 +38,7 @@ class WatchedStep:
         frozen: copies of the tensors that do not train.
         dtype: the type curvature is computed in; ``None``: that of the model. Known once the quotient is.
         loss: ``None`` where there is nothing to probe. Known once the quotient is.
+        gradient_seconds: what one gradient of ``loss`` takes, in seconds of this thread (of the clock, on a device).
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class WatchedStep:
         }
         self.dtype: torch.dtype | None = None
         self.loss: StepLoss | None = None
+        self.gradient_seconds = 0.0
         self._batch = batch
         self._trace = trace
         self._seed = seed
@@ -140,7 +143,26 @@ class WatchedStep:
         replay = self._trace.replay
         if self._probes and (replay is None or replay.follows_parameters):
             self.loss = StepLoss(trace, self._batch)
+            self.gradient_seconds = self._time_gradient(self.loss, state)
         return quotient
+
+    def _time_gradient(self, loss: StepLoss, state: State | None) -> float:
+        live = dict(self.model.named_parameters()) if state is None else state
+        state = {n: cast(live[n].detach(), self.dtype) for n in loss.names}
+        frozen = {n: cast(t, self.dtype) for n, t in self.frozen.items()}
+        clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
+        seconds = []
+        for _ in range(2):  # the first one warms up
+            start = clock()
+            _, gradient = loss.gradient(state, frozen)
+            float(gradient[0].sum())  # waits for a device
+            seconds.append(clock() - start)
+        return min(seconds)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``tensor`` in the type that curvature is computed in; integers, and all where that is the model's own, stay."""
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _fitting(declared: Sequence[Declared], model: nn.Module, trace: Trace | None) -> tuple[Declared, ...]:

@@ -15,6 +15,7 @@ class FakeAnalysis:
     """Reports norm, loss and clock of each snapshot; may be slow, wait for permission, or fail."""
 
     sketched = False
+    probe_seconds = 0.0
 
     def __init__(
         self, seconds: float = 0.0, fail_at: set[int] | None = None, proximity: float = 0.25

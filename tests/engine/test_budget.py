@@ -7,11 +7,20 @@ import pytest
 from shockwatch.budget import ProbeSchedule, SnapshotSchedule, Spending, require_probe
 
 
-def test_first_is_a_probe_then_the_budget_decides() -> None:
+def test_the_budget_decides_about_the_first_probe_as_about_the_others() -> None:
     schedule = ProbeSchedule("auto", 0.02)
-    assert schedule.due(0, Spending(5.0, 0.0))
-    assert not schedule.due(1, Spending(3.0, 100.0))
-    assert schedule.due(2, Spending(2.0, 100.0))
+    assert not schedule.due(0, Spending(5.0, 1.0))
+    assert schedule.first_at(Spending(5.0, 1.0)) == pytest.approx(250.0)
+    assert not schedule.due(1, Spending(5.0, 249.0))
+    assert schedule.due(2, Spending(5.0, 250.0))
+    assert not schedule.due(3, Spending(10.0, 499.0))
+    assert schedule.due(4, Spending(10.0, 500.0))
+    assert schedule.first_at(Spending(20.0, 500.0)) is None, "that was not the first"
+
+
+@pytest.mark.parametrize("mode", ["off", 3])
+def test_only_a_schedule_that_follows_the_budget_waits(mode: Any) -> None:
+    assert ProbeSchedule(mode, 0.02).first_at(Spending(5.0, 1.0)) is None
 
 
 def test_near_a_shock_four_times_as_much_is_allowed() -> None:

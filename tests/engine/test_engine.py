@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from shockwatch.capture import named_state
 from shockwatch.engine import Engine
+from shockwatch.engine.engine import PROBE_GRADIENTS
 from shockwatch.replica import private_copy
 from shockwatch.snapshot import Snapshot
 from shockwatch.tracing import StepLoss
@@ -53,3 +55,22 @@ def test_the_first_snapshot_tells_what_is_degenerate() -> None:
     assert second.error is None
     assert not any("a-b" in note for note in second.notes)
     assert 0 < second.values["quotient/speed"] == second.values["quotient/norm"] < 1e-4
+
+
+def test_what_a_probe_will_take_is_told_from_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = BY_NAME["mlp"]
+    gradient = StepLoss.gradient
+
+    def slow(self: StepLoss, *args: Any) -> Any:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return gradient(self, *args)
+
+    monkeypatch.setattr(StepLoss, "gradient", slow)
+    for probe in (True, False):
+        model = case.model()
+        engine = Engine.build(private_copy(model), case.loss, case.data(), horizon=200, seed=0, probe=probe)
+        engine.prepare(Snapshot(0, named_state(model), 0.0, 0.1, 0.1, 1.0))
+        # where none will be made it is not asked
+        assert (engine.probe_seconds >= PROBE_GRADIENTS * 0.02) is probe

@@ -175,17 +175,17 @@ def test_the_first_snapshot_is_never_dropped(benches: list[Bench], monkeypatch: 
     assert drain(bench.worker)[-1].cost.dropped == 7
 
 
-def test_overhead_leaves_the_first_snapshot_out(benches: list[Bench]) -> None:
+def test_overhead_is_all_that_was_spent(benches: list[Bench]) -> None:
     bench = Bench(FakeAnalysis(seconds=0.05))
     benches.append(bench)
+    bench.worker.charge(0.1)
     for step in range(3):
         bench.take(step)
-    bench.worker.charge(0.0)
     bench.worker.close(30)
-    costs = [r.cost for r in drain(bench.worker)]
-    assert costs[0].overhead < 0.05
-    assert costs[2].worker_seconds == pytest.approx(0.15, abs=0.08)
-    assert 0.3 < costs[2].overhead < 0.9
+    cost = drain(bench.worker)[-1].cost
+    assert cost.worker_seconds == pytest.approx(0.15, abs=0.08)
+    # the elapsed time is that of the worker, and the charge comes on top
+    assert 1.2 < cost.overhead < 1.7
 
 
 def test_thousand_snapshots_under_load(benches: list[Bench]) -> None:
@@ -243,11 +243,33 @@ def test_preparation_comes_once_and_is_no_part_of_what_a_probe_or_a_snapshot_cos
         bench.take(step)
         assert bench.worker.settle(30)
     assert analysis.prepared == 0
-    # the first has no known cost; then three for a probe, on top of one, of four, of five
-    assert asked == [0.0, 3.0, 4.0, 7.0]
+    # the first has no known cost; then three for a probe, on top of all that was spent
+    assert asked == [10.0, 16.0, 17.0, 20.0]
     # plain snapshots: one, one, and one in a probe; the next would be the fourth
     assert bench.worker.spending().seconds == 4.0
     assert [r.cost.worker_seconds for r in drain(bench.worker)] == [13.0, 14.0, 17.0, 18.0]
+
+
+def test_the_first_probe_waits_for_the_budget_and_says_so_once(benches: list[Bench]) -> None:
+    analysis = Clocked()
+    analysis.probe_seconds = 4.0
+    bench = Bench(analysis, mode="auto", clock=lambda: analysis.now)
+    benches.append(bench)
+    for step in range(3):
+        bench.take(step)
+        assert bench.worker.settle(30)
+    assert analysis.probes == []
+    notes = [r.observation.notes for r in drain(bench.worker)]
+    # ten to prepare and four expected, at two per cent
+    assert notes[1:] == [(), ()]
+    assert notes[0] == (
+        "curvature: a probe is expected to take 4.0 s, so the budget pays for the first one about 700 s into the "
+        "run. A larger budget= brings it sooner, probe=1 at once.",
+    )
+    analysis.probe_seconds = -20.0  # as if the run had gone on for long
+    bench.take(3)
+    assert bench.worker.settle(30)
+    assert analysis.probes == [3]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a niceness of its own")

@@ -72,7 +72,7 @@ def fit(name, folder, *callbacks):
 @pytest.mark.parametrize("name", CASES)
 def test_a_demo_is_watched_and_not_changed(name, tmp_path):
     plain = fit(name, tmp_path)
-    watch = ShockWatch(every_n_steps=6)
+    watch = ShockWatch(every_n_steps=6, probe=2)
     assert same(plain, fit(name, tmp_path, watch))
     assert watch.values["shockwatch/errors"] == 0
     assert math.isfinite(watch.values["quotient/norm"])
