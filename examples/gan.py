@@ -54,7 +54,7 @@ def run(steps: int = 1000, folder: str = "shockwatch_runs") -> ShockWatch:
     angles = 2 * torch.pi * torch.rand(4096)
     ring = torch.stack([angles.cos(), angles.sin()], 1)
     # Lightning counts every step of every optimiser.
-    watch = ShockWatch(every_n_steps=100, loss_fn=judge)
+    watch = ShockWatch(every_n_steps=100, probe=5, loss_fn=judge)  # the run is short: look whatever it costs
     trainer = L.Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[watch], logger=TensorBoardLogger(folder, "gan"),
         enable_checkpointing=False,
