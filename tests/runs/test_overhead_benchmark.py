@@ -23,15 +23,17 @@ def test_medians_of_pairs_without_the_first_step(monkeypatch: pytest.MonkeyPatch
         order.append(watched)
         pair = (len(order) + 1) // 2
         if not watched:
-            return Run(wall=10.0, cpu=5.0, step=0.1)
+            return Run(wall=10.0, cpu=5.0, step=0.1, late=5.0)
         stalls = [9.0, 0.001, 0.002 * pair, 0.001]
-        return Run(10.0 + pair, 5.0, 0.2, stalls, taken=[1, 3, 200], probes=[1], dropped=pair, overhead=0.01)
+        return Run(10.0 + pair, 5.0, 0.2, 5.0 + 0.1 * pair, stalls, taken=[1, 3, 200], probes=[1], dropped=pair, overhead=0.01)
 
     monkeypatch.setattr(pairs, "fit", fit)
     row = pairs.watched(WORKLOADS[0], 100, 3)
     assert order == [False, True, True, False, False, True]
     assert row["ratio"] == pytest.approx(1.2)
+    assert row["late_ratio"] == pytest.approx(1.04)
     assert row["cpu_ratio"] == 1.0
+    assert row["seconds"] == 10.0
     assert row["step"] == pytest.approx(100.0)
     assert row["snapshots_per_50"] == 1.0
     assert row["probes_per_400"] == 4.0

@@ -25,6 +25,7 @@ def watched(
         for on in (False, True) if number % 2 == 0 else (True, False):
             (with_ if on else without).append(fit(workload, steps, on, clock))
     wall = [a.wall / b.wall for a, b in zip(with_, without, strict=True)]
+    late = [a.late / b.late for a, b in zip(with_, without, strict=True)]
     cpu = [a.cpu / b.cpu for a, b in zip(with_, without, strict=True)]
     step = statistics.median(run.step for run in without)
     # the first holds the trace of the step
@@ -37,7 +38,9 @@ def watched(
         "step": 1e3 * step,
         "ratio": statistics.median(wall),
         "ratios": [round(ratio, 4) for ratio in wall],
+        "late_ratio": statistics.median(late),
         "cpu_ratio": statistics.median(cpu),
+        "seconds": statistics.median(run.wall for run in without),
         "snapshots_per_50": statistics.median(50 * (len(run.taken) - 1) / steps for run in with_),
         "probes_per_400": statistics.median(400 * len(run.probes) / steps for run in with_),
         "dropped": max(run.dropped for run in with_),

@@ -40,7 +40,9 @@ def markdown(results: dict[str, Any]) -> str:
 _RUN = {
     "workload": lambda row: f"{row['workload']}: {row['what']}",
     "step, ms": lambda row: f"{row['step']:.1f}",
+    "run, s": lambda row: f"{row['seconds']:.0f}",
     "ratio": lambda row: f"{row['ratio']:.3f} ({min(row['ratios']):.3f} to {max(row['ratios']):.3f})",
+    "ratio of its second half": lambda row: f"{row['late_ratio']:.3f}",
     "ratio of CPU time": lambda row: f"{row['cpu_ratio']:.3f}",
     "snapshots per 50 steps": lambda row: f"{row['snapshots_per_50']:.2f}",
     "probes per 400 steps": lambda row: f"{row['probes_per_400']:.2f}",

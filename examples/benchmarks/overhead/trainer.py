@@ -78,6 +78,7 @@ class Run:
     Attributes:
         wall, cpu: of the whole ``fit``; ``cpu`` counts every thread.
         step: median between two batch ends.
+        late: from the middle of the run to the end of ``fit``.
         stalls: of every batch, in the watch's hooks.
         taken: steps of the snapshots that were published.
         probes: steps of those with curvature.
@@ -88,6 +89,7 @@ class Run:
     wall: float
     cpu: float
     step: float
+    late: float
     stalls: list[float] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
     probes: list[int] = field(default_factory=list)
@@ -107,7 +109,7 @@ def fit(workload: Workload, steps: int, watched: bool, clock: Callable[[], float
     """
     ends = _Ends()
     watch = _TimedWatch(clock) if watched else None
-    run = Run(0.0, 0.0, 0.0)
+    run = Run(0.0, 0.0, 0.0, 0.0)
     if watch is not None:
         watch.subscribe(lambda update: _note(run, update))
     module = _Module(workload)
@@ -124,7 +126,9 @@ def fit(workload: Workload, steps: int, watched: bool, clock: Callable[[], float
         )
         wall, cpu = time.perf_counter(), time.process_time()
         trainer.fit(module, loader)
-        run.wall, run.cpu = time.perf_counter() - wall, time.process_time() - cpu
+        end = time.perf_counter()
+        run.wall, run.cpu = end - wall, time.process_time() - cpu
+        run.late = end - ends.times[steps // 2]
     run.step = statistics.median(b - a for a, b in zip(ends.times[:-1], ends.times[1:], strict=True))
     if watch is not None:
         run.stalls = watch.stalls
