@@ -54,8 +54,9 @@ class ShockMonitor:
         loss_fn: ``loss_fn(model, batch) -> scalar``; runs on private copies only.
         optimizer: its learning rate is the clock of training.
         every_n_steps: steps between snapshots, at least; the first step is always one.
-        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, and the snapshots where
-            they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a number.
+        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, the first included, and
+            the snapshots where they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a
+            number. Ten seconds of it may be spent at once.
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"``, ``"off"`` or every how many snapshots the curvature is measured.
         alerts: ``"default"``, alert rules, or the path of a YAML file of rules.

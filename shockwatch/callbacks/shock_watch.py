@@ -49,8 +49,9 @@ class ShockWatch(Callback):
 
     Args:
         every_n_steps: optimiser steps between snapshots, at least.
-        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, and the snapshots where
-            they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a number.
+        budget: share of the training time the analysis may take, in (0, 1]; spaces the probes, the first included, and
+            the snapshots where they alone would take more than half of it; no snapshot where it is 1 or ``probe`` a
+            number. Ten seconds of it may be spent at once.
         horizon: steps ahead a transition counts as near.
         probe: ``"auto"`` (as the budget allows), ``"off"``, or every how many snapshots the curvature
             is measured.

@@ -65,28 +65,40 @@ class _Rows:
     def __getitem__(self, index: int) -> Tensor:
         return self._blocks[index // _BLOCK_ROWS][index % _BLOCK_ROWS]
 
-    def append(self, vector: Tensor) -> None:
+    def append(self, vector: Tensor) -> Tensor:
+        """Keep a copy; returns it, to be changed in place."""
         if self._count == _BLOCK_ROWS * len(self._blocks):
             self._blocks.append(self._like.new_empty((_BLOCK_ROWS, self._like.numel())))
-        self._blocks[-1][self._count % _BLOCK_ROWS] = vector
         self._count += 1
+        return self[self._count - 1].copy_(vector)
 
-    def filled(self) -> list[Tensor]:
-        rest = self._count - _BLOCK_ROWS * (len(self._blocks) - 1)
-        return [*self._blocks[:-1], self._blocks[-1][:rest]] if self._blocks else []
+    def drop(self) -> None:
+        """Forget the row that came last."""
+        self._count -= 1
 
-    def inner(self, vectors: Tensor) -> Tensor:
-        """Product of every row with the vectors, shapes ``(dim,)`` and ``(m,)``, or ``(k, dim)`` and ``(k, m)``."""
-        parts = [vectors @ block.T for block in self.filled()]
-        return torch.cat(parts, -1) if parts else vectors.new_empty((*vectors.shape[:-1], 0))
+    def filled(self, count: int | None = None) -> list[Tensor]:
+        """The first ``count`` rows, all if None, by blocks."""
+        count = self._count if count is None else count
+        starts = range(0, count, _BLOCK_ROWS)
+        return [block[: count - start] for start, block in zip(starts, self._blocks, strict=False)]
+
+    def inner(self, vector: Tensor, count: int | None = None) -> Tensor:
+        """Product of every row with ``vector``, shape ``(m,)``."""
+        parts = [block @ vector for block in self.filled(count)]
+        return torch.cat(parts) if parts else vector.new_empty(0)
+
+    def subtract_(self, vector: Tensor, weights: Tensor) -> Tensor:
+        """``vector -= weights @ rows`` in place, over as many rows as there are weights."""
+        for block, part in zip(self.filled(len(weights)), weights.split(_BLOCK_ROWS), strict=False):
+            vector.addmv_(block.T, part, alpha=-1.0)
+        return vector
 
     def combine(self, weights: Tensor) -> Tensor:
         """``weights @ rows``; ``weights`` have shape ``(m,)`` or ``(k, m)``."""
         rows = weights if weights.ndim > 1 else weights[None]
         total = self._like.new_zeros((len(rows), self._like.numel()))
-        for index, block in enumerate(self.filled()):
-            first = index * _BLOCK_ROWS
-            total.addmm_(rows[:, first : first + len(block)], block)
+        for block, part in zip(self.filled(), rows.split(_BLOCK_ROWS, 1), strict=False):
+            total.addmm_(part, block)
         return total if weights.ndim > 1 else total[0]
 
 
@@ -193,25 +205,27 @@ class RitzSpace:
         return torch.as_tensor(coordinates, dtype=like.dtype, device=like.device)
 
     def _outside(self, vector: Tensor) -> Tensor:
-        return vector - self._vectors.combine(self._vectors.inner(vector))
+        return self._vectors.subtract_(vector.clone(), self._vectors.inner(vector))
 
     def _join(self, vector: Tensor, image: Tensor) -> None:
         count = len(self)
         rounding = _ROUNDING * torch.finfo(vector.dtype).eps
-        known = self._vectors.inner(vector)
-        # the vectors of one Krylov space come orthogonal; twice is enough for others (Parlett)
-        for _ in range(2):
-            if not count or float(known.abs().max()) <= rounding:
-                break
-            vector = vector - self._vectors.combine(known)
-            image = image - self._images.combine(known)
-            size = vector.norm()
-            if float(size) < _DEPENDENT:
+        vector, image = self._vectors.append(vector), self._images.append(image)
+        known = self._vectors.inner(vector, count)
+        # the vectors of one Krylov space come orthogonal; others once, and twice (Parlett) where little is left
+        while count and float(known.abs().max()) > rounding:
+            self._vectors.subtract_(vector, known)
+            self._images.subtract_(image, known)
+            size = float(vector.norm())
+            if size < _DEPENDENT:
+                self._vectors.drop()
+                self._images.drop()
                 return
-            vector, image = vector / size, image / size
-            known = self._vectors.inner(vector)
-        self._vectors.append(vector)
-        self._images.append(image)
+            vector.div_(size)
+            image.div_(size)
+            if size > _LITTLE:
+                break
+            known = self._vectors.inner(vector, count)
         row = self._vectors.inner(image).double().cpu().numpy()
         self._projected = np.pad(self._projected, (0, 1))
         self._projected[count, :], self._projected[:, count] = row, row

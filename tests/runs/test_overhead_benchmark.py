@@ -25,7 +25,8 @@ def test_medians_of_pairs_without_the_first_step(monkeypatch: pytest.MonkeyPatch
         if not watched:
             return Run(wall=10.0, cpu=5.0, step=0.1, late=5.0)
         stalls = [9.0, 0.001, 0.002 * pair, 0.001]
-        return Run(10.0 + pair, 5.0, 0.2, 5.0 + 0.1 * pair, stalls, taken=[1, 3, 200], probes=[1], dropped=pair, overhead=0.01)
+        wall, late = 10.0 + pair, 5.0 + 0.1 * pair
+        return Run(wall, 5.0, 0.2, late, stalls, taken=[1, 3, 200], probes=[1], dropped=pair, overhead=0.01)
 
     monkeypatch.setattr(pairs, "fit", fit)
     row = pairs.watched(WORKLOADS[0], 100, 3)
