@@ -89,7 +89,7 @@ class _Rows:
 
     def subtract_(self, vector: Tensor, weights: Tensor) -> Tensor:
         """``vector -= weights @ rows`` in place, over as many rows as there are weights."""
-        for block, part in zip(self.filled(len(weights)), weights.split(_BLOCK_ROWS), strict=False):
+        for block, part in zip(self.filled(len(weights)), torch.split(weights, _BLOCK_ROWS), strict=False):
             vector.addmv_(block.T, part, alpha=-1.0)
         return vector
 
@@ -97,7 +97,7 @@ class _Rows:
         """``weights @ rows``; ``weights`` have shape ``(m,)`` or ``(k, m)``."""
         rows = weights if weights.ndim > 1 else weights[None]
         total = self._like.new_zeros((len(rows), self._like.numel()))
-        for block, part in zip(self.filled(), rows.split(_BLOCK_ROWS, 1), strict=False):
+        for block, part in zip(self.filled(), torch.split(rows, _BLOCK_ROWS, 1), strict=False):
             total.addmm_(part, block)
         return total if weights.ndim > 1 else total[0]
 
