@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from shockwatch.pace import Pace
 
+_READ = ("momentum", "dampening", "nesterov", "weight_decay", "maximize", "decoupled_weight_decay")
+
 
 class TrainingClock:
     """Sums the effective learning rate ``lr (1 - dampening) / (1 - momentum)`` over the optimiser's steps.
@@ -37,6 +39,7 @@ class TrainingClock:
         self.stability_rate = math.nan
         self.weight_decay = 0.0
         self._handles: list[RemovableHandle] = []
+        self._seen: tuple[Optimizer, list[Any]] | None = None
 
     def listen(self, optimizers: list[Optimizer]) -> None:
         """Advance at every step these optimisers take, until ``stop``."""
@@ -50,16 +53,23 @@ class TrainingClock:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._seen = None
 
     def advance(self, optimizer: Optimizer) -> None:
         """Count one step of ``optimizer``."""
-        pace = pace_of(optimizer)
+        seen = [(float(group["lr"]), *map(group.get, _READ)) for group in optimizer.param_groups]
+        # worked out anew only where a setting has changed: it is asked at every step
+        if self._seen != (optimizer, seen):
+            self._read(optimizer)
+            self._seen = (optimizer, seen)
+        self.training_time += self.learning_rate if self.pace is None else self.time_per_step
+
+    def _read(self, optimizer: Optimizer) -> None:
         self.learning_rate = max(float(group["lr"]) for group in optimizer.param_groups)
-        self.pace = pace
+        self.pace = pace_of(optimizer)
         self.stability_rate = stability_rate(optimizer)
         self.weight_decay = coupled_weight_decay(optimizer)
-        self.training_time += self.learning_rate if pace is None else pace.time_per_step
-        self.time_per_step = math.nan if pace is None else pace.time_per_step
+        self.time_per_step = math.nan if self.pace is None else self.pace.time_per_step
 
     def state_dict(self) -> dict[str, float]:
         """The clock's reading, as plain floats."""
@@ -82,7 +92,7 @@ class TrainingClock:
             self.advance(optimizer)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             # an optimiser without a usable lr has no clock of ours; its step must not fail for it
-            self.pace = None
+            self._seen = self.pace = None
             self.time_per_step = math.nan
             self.stability_rate = math.nan
 

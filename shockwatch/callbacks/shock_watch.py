@@ -177,17 +177,17 @@ class ShockWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take a snapshot if the optimiser stepped and one is due; publish what became ready."""
-        due = self._ranks is not None and self._ranks.due(trainer.global_step, self.every_n_steps)
-        self._after_batch(trainer, pl_module, outputs)
+        step = trainer.global_step
+        due = self._ranks is not None and self._ranks.due(step, self.every_n_steps)
+        self._after_batch(trainer, pl_module, outputs, step)
         # outside the guard: ranks must meet even if this one's watch has failed
         if due and self._ranks is not None:
-            self._ranks.excuse(trainer.global_step)
-        if trainer.global_step % self.every_n_steps == 0:
+            self._ranks.excuse(step)
+        if step % self.every_n_steps == 0:
             self._share(trainer)
 
     @never_raises
-    def _after_batch(self, trainer: Trainer, pl_module: LightningModule, outputs: Any) -> None:
-        step = trainer.global_step
+    def _after_batch(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, step: int) -> None:
         if self._watching and step > self._seen_step:
             first = self._session is None
             if first:

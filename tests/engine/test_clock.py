@@ -153,3 +153,33 @@ def test_only_coupled_weight_decay_counts() -> None:
     assert coupled_weight_decay(optim.AdamW([parameter()], weight_decay=0.2)) == 0.0
     groups = [{"params": [parameter()], "weight_decay": 0.0}, {"params": [parameter()]}]
     assert math.isnan(coupled_weight_decay(optim.SGD(groups, lr=0.1, weight_decay=0.2)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("lr", 0.05), ("momentum", 0.5), ("weight_decay", 0.1), ("maximize", True)]
+)
+def test_a_setting_that_changes_in_mid_run_is_read_again(setting: str, value: float) -> None:
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    clock = TrainingClock()
+    clock.listen([optimizer])
+    optimizer.step()
+    optimizer.param_groups[0][setting] = value
+    optimizer.step()
+    clock.stop()
+    fresh = TrainingClock()
+    fresh.listen([optimizer])
+    optimizer.step()
+    for name in ("time_per_step", "learning_rate", "stability_rate", "weight_decay"):
+        assert getattr(clock, name) == pytest.approx(getattr(fresh, name), nan_ok=True), name
+    assert clock.training_time == pytest.approx(0.1 + fresh.training_time)
+
+
+def test_a_rate_in_a_tensor_is_read_at_every_step() -> None:
+    rate = torch.tensor(0.1)
+    optimizer = torch.optim.SGD([parameter()], lr=rate)
+    clock = TrainingClock()
+    clock.listen([optimizer])
+    optimizer.step()
+    rate.fill_(0.3)
+    optimizer.step()
+    assert clock.training_time == pytest.approx(0.4)
