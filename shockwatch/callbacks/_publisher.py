@@ -11,17 +11,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from shockwatch.alerts import Alert, Sink, Sinks
 from shockwatch.callbacks._sinks import sinks_of
 from shockwatch.session import PROXIMITY, Update, warn
-from shockwatch.tensorboard import as_writer, write_layout, write_pictures, write_texts
+from shockwatch.tensorboard import as_writer, write_layout, write_pictures, write_scalars, write_texts
 
 SPARED_BYTES = 16 << 20
 """So much room on a logger's disk is left to the run."""
@@ -117,8 +117,13 @@ class Publisher:
         for logger in trainer.loggers:
             try:
                 _require_space(logger)
-                logger.log_metrics(update.values, step=update.axis)
-                if (writer := as_writer(getattr(logger, "experiment", None))) is not None:
+                writer = as_writer(getattr(logger, "experiment", None))
+                if writer is not None and _writes_plainly(logger):
+                    prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+                    write_scalars(writer, {prefix + tag: v for tag, v in update.values.items()}, update.axis)
+                else:
+                    logger.log_metrics(update.values, step=update.axis)
+                if writer is not None:
                     write_texts(writer, update.alerts, update.notes, update.axis)
                     write_pictures(writer, update.pictures, update.axis)
             except Exception as error:
@@ -143,6 +148,12 @@ def _require_space(logger: Logger) -> None:
         folder = folder.parent
     if shutil.disk_usage(folder).free < SPARED_BYTES:
         raise OSError(errno.ENOSPC, f"less than {SPARED_BYTES >> 20} MiB are left on the disk", str(folder))
+
+
+def _writes_plainly(logger: Logger) -> TypeGuard[TensorBoardLogger]:
+    """Whether ``log_metrics`` is Lightning's own, which writes a point at a time."""
+    own = isinstance(logger, TensorBoardLogger) and "log_metrics" not in vars(logger)
+    return own and type(logger).log_metrics is TensorBoardLogger.log_metrics
 
 
 def _as_metrics(values: Mapping[str, float]) -> dict[str, Tensor]:

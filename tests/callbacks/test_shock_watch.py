@@ -143,6 +143,19 @@ def test_logged_where_lightning_logs(fit: Fit, fake: FakeAnalysis, tmp_path: Pat
     assert (Path(loggers[1].log_dir) / "metrics.csv").read_text().startswith("block") is False
 
 
+def test_a_logger_of_tensorboard_keeps_its_prefix_and_its_own_ways(
+    fit: Fit, fake: FakeAnalysis, tmp_path: Path
+) -> None:
+    class Doubled(TensorBoardLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            super().log_metrics({f"{tag}!": value for tag, value in metrics.items()}, step)
+
+    loggers = [TensorBoardLogger(tmp_path, name="a", prefix="p"), Doubled(tmp_path, name="b")]
+    fit([ShockWatch(every_n_steps=5)], logger=loggers)
+    for logger, tag in zip(loggers, ("p-raw/norm", "raw/norm!"), strict=True):
+        assert tag in EventAccumulator(logger.log_dir).Reload().Tags()["scalars"]
+
+
 def test_callback_metrics_hold_the_finite_tags(fit: Fit, fake: FakeAnalysis) -> None:
     trainer, _ = fit([ShockWatch(every_n_steps=5)])
     metrics = trainer.callback_metrics

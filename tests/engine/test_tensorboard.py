@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from shockwatch.alerts import Alert
@@ -65,6 +67,31 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert "shockwatch/notes/text_summary" in tags
     assert len(events.Tensors("shockwatch/notes/text_summary")) == 1
     assert "custom_scalars__config__" in tags
+
+
+def test_the_scalars_of_a_step_are_one_event(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path))
+    write_scalars(writer, {"raw/norm": 2.0, "raw/speed": 1.0}, 3)
+    writer.close()
+    (file,) = tmp_path.iterdir()
+    assert [len(event.summary.value) for event in EventFileLoader(str(file)).Load()] == [0, 2]
+
+
+def test_a_writer_that_does_something_of_its_own_gets_every_point(tmp_path: Path) -> None:
+    class Counting(SummaryWriter):
+        count = 0
+
+        def add_scalar(self, *args: Any, **kwargs: Any) -> None:
+            self.count += 1
+            super().add_scalar(*args, **kwargs)
+
+    own, patched, seen = Counting(str(tmp_path / "own")), SummaryWriter(str(tmp_path / "patched")), []
+    patched.add_scalar = lambda *args: seen.append(args)
+    for writer in (own, patched):
+        write_scalars(writer, {"raw/norm": 2.0, "raw/speed": 1.0}, 3)
+        writer.close()
+    assert own.count == 2
+    assert seen == [("raw/norm", 2.0, 3), ("raw/speed", 1.0, 3)]
 
 
 def test_other_objects_are_no_writers() -> None:
