@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ SMALLEST_FACTOR = 0.001
 RECOVERY = 1.5
 NOISE_TARGET = 0.5
 """Share of the way to the edge of small batches: noise is amplified twofold there, fivefold at 0.8."""
-LOSSES = 64  # of the latest steps that are kept until a decision
+LOSSES = 256  # of the latest steps that are kept until a decision
 
 FACTOR_TAG = "shockwatch/lr_factor"
 
@@ -103,6 +103,15 @@ class _Measured:
     noisy_load: float = math.nan
 
 
+def _plain(measured: _Measured) -> list[float]:
+    return [measured.step, measured.axis, measured.load, measured.noisy_load]
+
+
+def _measured(plain: Sequence[float]) -> _Measured:
+    step, axis, *loads = plain
+    return _Measured(int(step), int(axis), *map(float, loads))
+
+
 class ShockLRController(Callback):
     """Passes transitions slowly, and keeps ``lr * lambda_max / 2`` under ``target``, by scaling every learning rate.
 
@@ -112,7 +121,9 @@ class ShockLRController(Callback):
 
     How much gradient noise lowers the edge is not known beforehand. Once the training loss has clearly risen above
     its lowest level (:class:`~shockwatch.phase.loss_rise.LossRise`) the edge of small batches counts, too, where there
-    is momentum: ``lr / (1 - momentum) * lambda_max`` is then kept below 1, half way to it.
+    is momentum: ``lr / (1 - momentum) * lambda_max`` is then kept below 1, half way to it. The loss is read after every
+    step (on an accelerator that of the step before, which need not be waited for; with several ranks at every
+    snapshot), and the last measurement then counts at once: a run may be lost before the next one.
 
     The factor is applied for the duration of ``optimizer.step()`` only, whether it ends or raises: schedulers
     (and checkpoints, and LearningRateMonitor) see their own learning rate, so any scheduler composes, and
@@ -141,6 +152,7 @@ class ShockLRController(Callback):
         self._broken = False
         self._changes: list[tuple[int, float]] = [(0, 1.0)]
         self._pending: list[_Measured] = []
+        self._latest: _Measured | None = None
         self._losses: deque[Tensor] = deque(maxlen=LOSSES)
         self._rise = LossRise()
         self._last_probe: int | None = None
@@ -223,7 +235,9 @@ class ShockLRController(Callback):
             "factor": self.factor,
             "changes": [list(change) for change in self._changes],
             "last_probe": self._last_probe,
-            "pending": [[m.step, m.axis, m.load, m.noisy_load] for m in self._pending],
+            "pending": [_plain(measured) for measured in self._pending],
+            "latest": None if self._latest is None else _plain(self._latest),
+            "losses": [float(loss) for loss in self._losses],
             "rise": self._rise.state_dict(),
         }
 
@@ -234,11 +248,10 @@ class ShockLRController(Callback):
         changes = state_dict.get("changes", [(0, self.factor)])
         self._changes = [(int(step), float(factor)) for step, factor in changes]
         self._last_probe = state_dict.get("last_probe")
-        pending = state_dict.get("pending", [])
-        self._pending = [
-            _Measured(int(step), int(axis), *map(float, loads)) for step, axis, *loads in pending
-        ]
-        self._losses.clear()
+        self._pending = [_measured(plain) for plain in state_dict.get("pending", [])]
+        latest = state_dict.get("latest")
+        self._latest = None if latest is None else _measured(latest)
+        self._losses = deque(map(torch.tensor, state_dict.get("losses", [])), maxlen=LOSSES)
         self._rise = LossRise()
         if "rise" in state_dict:
             self._rise.load_state_dict(state_dict["rise"])
@@ -267,17 +280,24 @@ class ShockLRController(Callback):
     def _decide(self, trainer: Trainer) -> float:
         """The factor after the new values; logs it for each of them."""
         factor = self.factor
-        if self._pending and self._losses:
-            self._rise.update(torch.stack(tuple(self._losses)).float().tolist())
-            self._losses.clear()
+        unread = 1 if self._losses and self._losses[-1].device.type != "cpu" else 0
+        self._rise.update([float(self._losses.popleft()) for _ in range(len(self._losses) - unread)])
+        if self._rise.seen and self._latest is not None:
+            # changes nothing but in the step of the rise: a measurement that is decided on is heeded
+            factor = min(factor, self._after(factor, self._latest))
         for measured in self._pending:
-            loads = (measured.load, measured.noisy_load if self._rise.seen else math.nan)
-            worst = max((value for value in loads if not math.isnan(value)), default=math.nan)
-            factor = next_factor(factor, worst, self._factor_at(measured.step))
+            factor = self._after(factor, measured)
+            if not (math.isnan(measured.load) and math.isnan(measured.noisy_load)):
+                self._latest = measured
             for logger in trainer.loggers:
                 logger.log_metrics({FACTOR_TAG: factor}, step=measured.axis)
         self._pending.clear()
         return factor
+
+    def _after(self, factor: float, measured: _Measured) -> float:
+        loads = (measured.load, measured.noisy_load if self._rise.seen else math.nan)
+        worst = max((value for value in loads if not math.isnan(value)), default=math.nan)
+        return next_factor(factor, worst, self._factor_at(measured.step))
 
     def _set(self, step: int, factor: float) -> None:
         if factor == self.factor:

@@ -141,10 +141,9 @@ class Climbs(Net):
         return loss - loss.detach() + (9.0 if self.climbs and self.trainer.global_step >= 11 else 2.0)
 
 
-@pytest.mark.parametrize(("climbs", "factor"), [(False, 1.0), (True, 0.4)])
-def test_once_the_loss_climbs_momentum_no_longer_widens_the_edge(
-    fit: Fit, fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch, climbs: bool, factor: float
-) -> None:
+@pytest.fixture
+def curved(fake: FakeAnalysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A curvature of five: beyond ``2 (1 - 0.9) / 0.05``, far below ``2 (1 + 0.9) / 0.05``."""
     process = fake.process
 
     def curved(snapshot: Snapshot, probe: bool) -> Observation:
@@ -156,11 +155,65 @@ def test_once_the_loss_climbs_momentum_no_longer_widens_the_edge(
 
     monkeypatch.setattr(fake, "process", curved)
     fake.proximity = 0.0
+
+
+def caught_up(watch: ShockWatch) -> L.Callback:
+    return L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *_: watch.catch_up())
+
+
+@pytest.mark.parametrize(("climbs", "factor"), [(False, 1.0), (True, 0.4)])
+def test_once_the_loss_climbs_momentum_no_longer_widens_the_edge(
+    fit: Fit, curved: None, climbs: bool, factor: float
+) -> None:
     watch, control = ShockWatch(every_n_steps=2, horizon=2, probe=1), ShockLRController()
-    waits = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *_: watch.catch_up())
-    fit([watch, waits, control], Climbs(climbs))
-    # 0.05 / (1 - 0.9) * 5 = 2.5: beyond the edge of small batches, far below 2 (1 + 0.9) / lr
+    fit([watch, caught_up(watch), control], Climbs(climbs))
+    # 0.05 / (1 - 0.9) * 5 = 2.5
     assert control.factor == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_climb_is_acted_on_between_two_measurements(fit: Fit, curved: None, dry_run: bool) -> None:
+    watch, rates = ShockWatch(every_n_steps=10, horizon=10, probe=1), Rates()
+    control = ShockLRController(dry_run=dry_run)
+    factors: list[float] = []
+    sees = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *_: factors.append(control.factor))
+    _, module = fit([watch, caught_up(watch), control, sees, rates], Climbs(True))
+    # snapshots after steps 1, 10 and 20; the losses of steps 12 and 13 are the two high ones that it takes
+    assert factors == pytest.approx([1.0] * 12 + [0.4] * 8)
+    assert rates.used == pytest.approx([0.05] * 20 if dry_run else [0.05] * 13 + [0.02] * 7)
+    if dry_run:
+        _, plain = fit([], Climbs(True))
+        assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), module.parameters(), strict=True))
+
+
+class Elsewhere(torch.Tensor):
+    """A loss that says that it is on an accelerator."""
+
+    device = property(lambda _: torch.device("cuda", 0))  # type: ignore[assignment]
+
+
+class Far(Climbs):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx).as_subclass(Elsewhere)
+
+
+def test_an_accelerator_is_not_waited_for(fit: Fit, curved: None) -> None:
+    watch, control = ShockWatch(every_n_steps=10, horizon=10, probe=1), ShockLRController()
+    factors: list[float] = []
+    sees = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *_: factors.append(control.factor))
+    fit([watch, caught_up(watch), control, sees], Far(True))
+    assert factors == pytest.approx([1.0] * 13 + [0.4] * 7), "the loss of step 13 is read after step 14"
+
+
+def test_what_a_climb_needs_survives_a_checkpoint(fit: Fit, curved: None) -> None:
+    watch, control = ShockWatch(every_n_steps=10, horizon=10, probe=1), ShockLRController()
+    fit([watch, caught_up(watch), control], Climbs(False))
+    state = control.state_dict()
+    assert state["latest"][0] == 20
+    assert state["latest"][3] == pytest.approx(2.5)
+    again = ShockLRController()
+    again.load_state_dict(state | {"losses": [9.0]})
+    assert again.state_dict() == state | {"losses": [9.0]}
 
 
 def test_dry_run_changes_nothing(fit: Fit, fake: FakeAnalysis) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from examples.benchmarks import control
+from examples.benchmarks.control.families import sharpness
+from examples.benchmarks.control.runs import alone
+from examples.benchmarks.control.tables import tables
 from examples.benchmarks.labelled.families import Case, squared
 
 
@@ -23,10 +25,10 @@ def line(rate: float) -> Case:
 
 def test_the_edge_is_where_gradient_descent_turns() -> None:
     case = line(0.1)
-    sharpness = control._sharpness(case)
+    curvature = sharpness(case)
     gram = case.data[0].T @ case.data[0] / 40
-    assert sharpness == pytest.approx(float(torch.linalg.eigvalsh(gram)[-1]))
-    below, above = (control.alone(line(share * 2.0 / sharpness)) for share in (0.95, 1.1))
+    assert curvature == pytest.approx(float(torch.linalg.eigvalsh(gram)[-1]))
+    below, above = (alone(line(share * 2.0 / curvature)) for share in (0.95, 1.1))
     assert below.event is None
     assert math.isfinite(below.final)
     assert above.event is not None
@@ -43,7 +45,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 
 def test_verdicts() -> None:
-    table = control.tables(
+    table = tables(
         [
             result(),
             result(seed=1, controlled=1.06, best_after_stop=1.0),
