@@ -175,7 +175,7 @@ class Rule:
         if forecast is not None and error is not None:
             low, high = max(0.0, forecast - error), forecast + error
             words += f" (80 % interval: {low:.0f} to {high:.0f})"
-        held = "no forecast of this run has met its event yet"
+        held = "no earlier forecast of this run could be checked yet"
         if score is not None:
             held = f"past forecasts of this run were off by {100 * score:.0f} % of the steps left (median)"
         return self.message.format(

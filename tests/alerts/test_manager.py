@@ -45,7 +45,7 @@ def test_an_alert_says_how_sure_it_is():
     (alert,) = AlertManager([sure]).update(0, values)
     assert alert.error == 6.5
     assert alert.message == (
-        "in about 20 steps (80 % interval: 14 to 26); no forecast of this run has met its event yet"
+        "in about 20 steps (80 % interval: 14 to 26); no earlier forecast of this run could be checked yet"
     )
     (alert,) = AlertManager([sure]).update(0, values | {"shock/forecast_score": 0.034})
     assert alert.message.endswith("past forecasts of this run were off by 3 % of the steps left (median)")
