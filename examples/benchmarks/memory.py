@@ -5,7 +5,7 @@ storages of all tensors alive after the last snapshot (in full two of the three 
 written), ``peak`` is of the resident set (with some 20 MB of libraries that are loaded on the way), ``first`` that of
 the first snapshot, where the groups are measured. On two models of 5.3 and 3.2 million parameters, probes off:
 
-    full    resident 7.0 and 7.3 (5.0 and 5.3 of them written), peak 19.4 and 15.2, first 6.5 and 8.9
+    full    resident 7.0 and 7.3 (5.0 and 5.3 of them written), peak 11.3 and 15.2, first 6.5 and 8.9
     sketch  resident 0.023 and 0.031, peak 6.9 and 9.7, first 16.4 and 11.3
 
 Run with ``OMP_NUM_THREADS=1 python -m examples.benchmarks.memory`` from the top of the repository; Linux only.
