@@ -11,7 +11,7 @@ from shockwatch.snapshot import State
 from shockwatch.symmetry import Quotient
 from shockwatch.tracing import StepLoss
 
-_SINGLE_ACCURACY = 1e-4
+_SINGLE_ACCURACY = 1e-3  # eigenvalues of a transformer move by 1e-6 from what 1e-4 gives
 
 
 class CanonicalLoss:

@@ -21,6 +21,7 @@ from shockwatch.symmetry.stacking import Stacking
 _REFINEMENTS = 12  # most rounds of coordinate descent where a stream and what reads it turn together
 _CHAINED = 3  # rounds where linear groups share weights
 _TIGHT, _LOOSE = 1e-12, 5e-7  # ends of it in double and in single precision, relative to the norm
+_ALIGNED = 1e-3  # or relative to the distance, in single precision: squared it is what a distance is wrong by
 _NEAR = 0.1  # share of the norm within which a state is taken to have come by training
 
 
@@ -89,7 +90,7 @@ class Acting:
             self.balance_(point, gauge)
             self._resume_(point, reference, gauge)
             known = point, _distance(point, reference)
-            if known[1] <= _NEAR * _distance(reference, None):
+            if not self._framed or known[1] <= _NEAR * _distance(reference, None):
                 return point
         return self._anew(state, reference, gauge, known, balanced=False)
 
@@ -99,6 +100,9 @@ class Acting:
         Where what is remembered takes it farther away, it starts anew, too.
         """
         known = None
+        if not gauge.settled and _distance(state, reference) == 0.0:
+            gauge.settled = True
+            return self.layout.pack(state)
         if gauge.settled:
             point = self.layout.pack(state)
             for group in self._framed:
@@ -139,7 +143,8 @@ class Acting:
     def _resume_(self, state: Packed, reference: Packed, gauge: Gauge) -> None:
         """Turn streams as is remembered, and everything to ``reference`` from there."""
         for rotation in self._rotations:
-            rotation.turn_(state.stacks, gauge.turns[rotation])
+            if rotation in gauge.turns:
+                rotation.turn_(state.stacks, gauge.turns[rotation])
         for group in self._framed[len(self._rotations) :]:
             gauge.turn(group, group.align_(state.stacks, reference.stacks))
         self.refine_(state.stacks, reference.stacks, gauge)
@@ -187,7 +192,8 @@ class Acting:
             turned = not self._rotations
             for rotation in self._rotations:
                 wide = rotation.pieces[0].view(state).dtype == torch.float64
-                matrix = rotation.refine_(state, reference, _TIGHT if wide else _LOOSE)
+                enough = _TIGHT if wide else max(_LOOSE, _ALIGNED * _apart(rotation, state, reference))
+                matrix = rotation.refine_(state, reference, enough)
                 gauge.turn(rotation, matrix)
                 turned |= matrix is not None
             if not turned:
@@ -210,6 +216,13 @@ class Acting:
                     row[key] = rest.pop(0)
             result += zip(members, rows, strict=True)
         return result
+
+
+def _apart(rotation: Rotation, state: State, reference: State) -> float:
+    """Distance of what turns, relative to its norm."""
+    squares = [(square_norm(state[n] - reference[n]), square_norm(reference[n])) for n in rotation.parameters]
+    moves, sizes = (sum(column) for column in zip(*squares, strict=True))
+    return math.sqrt(moves / sizes) if sizes else 0.0
 
 
 def _distance(state: Packed, other: Packed | None) -> float:

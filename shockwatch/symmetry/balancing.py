@@ -20,6 +20,11 @@ _ROUNDING = 1e4
 _PATIENCE = 4
 _MOST_COUPLING = 0.999  # powers stay below 2
 _NEAR = 0.3  # below this change of the weights
+_CLOSE = 0.05  # to the identity: the series of the logarithm takes fewer than 13 products
+_SERIES = 1e-16
+_NARROW = 3e-7  # tolerance in single precision
+_SETTLED, _SHARE = 3e-6, 1e-3  # or this, or this share of the first move, whichever is less
+_INNER = 1e-2  # scales are brought to this share of what the others last moved
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -100,17 +105,21 @@ def _sweeps_(
     zeros = torch.zeros(0, dtype=torch.float64, device=device)
     scales = zeros if not scalings else ScalingTables(scalings, state).zeros() if start is None else start
     memory, progress, power, most = Anderson(), _Progress(tolerance), _over_relaxation(groups), 0
+    wide = tolerance < _NARROW
     turned: Tensor | None = None
     for _ in range(_MOST_SWEEPS):
         steps = {group: _step_(group, state, power) for group in groups}
         moved = max(move for move, _ in steps.values())
         shift = zeros
         if scalings:
-            shift, inner = balancing_logs(living_tables_(scalings, state), tolerance)
+            rough = tolerance if wide else max(tolerance, _INNER * moved)
+            shift, inner = balancing_logs(living_tables_(scalings, state), rough)
             moved, most = max(moved, float(shift.abs().max())), max(most, inner)
         turns = {group: matrix for group, (_, matrix) in steps.items() if matrix is not None}
         for group, matrix in turns.items():
             gauge.turn(group, matrix)
+        if not progress.sweeps:
+            progress = _Progress(_enough(tolerance, moved))
         if progress.done(moved):
             break
         turn = torch.cat([zeros, *(_logarithms(matrix) for matrix in turns.values())])
@@ -136,6 +145,14 @@ def _step_(group: ContinuousGroup, state: State, power: float = 1.0) -> tuple[fl
 
 def _logarithms(matrices: Tensor) -> Tensor:
     """Logarithms of positive definite matrices, as one vector."""
+    small = matrices - torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    size = float(small.norm(dim=(-2, -1)).max())
+    if size < _CLOSE:
+        total, power, order = small.clone(), small, 1
+        while size**order > _SERIES * order:
+            power, order = -power @ small, order + 1
+            total += power / order
+        return total.reshape(-1)
     values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
     result: Tensor = ((vectors * values.clamp_min(_TINY).log()[:, None, :]) @ vectors.mT).reshape(-1)
     return result
@@ -177,6 +194,11 @@ def _remember(gauge: Gauge, groups: Sequence[ScalingGroup], logs: Tensor) -> Non
     gauge.logs.update(zip(groups, parts, strict=True))
 
 
+def _enough(tolerance: float, moved: float) -> float:
+    """Where sweeps end whose first one moved by ``moved``."""
+    return tolerance if tolerance < _NARROW else max(tolerance, min(_SETTLED, _SHARE * moved))
+
+
 class _Progress:
     """When to stop: at the tolerance, or where rounding keeps moving ill-conditioned weights by a little more."""
 
@@ -212,7 +234,12 @@ def balancing_logs(
     point = tables.zeros() if start is None else start
     for _ in range(_MOST_SWEEPS):
         image = tables.sweep(point)
-        if len(tables.groups) == 1 or progress.done(float((image - point).abs().max())):
+        if len(tables.groups) == 1:
+            break
+        moved = float((image - point).abs().max())
+        if not progress.sweeps:
+            progress = _Progress(_enough(tolerance, moved))
+        if progress.done(moved):
             break
         point = memory.next(point, image)
     return image, progress.sweeps
@@ -228,4 +255,4 @@ def scale_(groups: Sequence[ScalingGroup], state: State, logs: Tensor) -> None:
 
 def _tolerance(groups: Sequence[ContinuousGroup], state: State) -> float:
     wide = all(piece.view(state).dtype == torch.float64 for g in groups for piece in g.pieces[:1])
-    return 1e-13 if wide else 3e-7
+    return 1e-13 if wide else _NARROW

@@ -27,11 +27,13 @@ class Block(ABC):
     Attributes:
         names: the tensors they move.
         labels: the pieces they move.
+        dim: their number.
     """
 
     def __init__(self, groups: Sequence[ContinuousGroup]) -> None:
         self.names = list(dict.fromkeys(name for g in groups for name in g.parameters))
         self.labels = {label for g in groups for label in g.shared}
+        self.dim = sum(g.dim for g in groups)
 
     @abstractmethod
     def adjoint(self, tangent: State) -> Tensor:
@@ -49,6 +51,11 @@ class Block(ABC):
         """A fixed linear approximation of :meth:`solve`, for conjugate gradients over several blocks."""
         return self.solve(coefficients)
 
+    @cached_property
+    def exact(self) -> bool:
+        """Whether :meth:`precondition` is no approximation."""
+        raise NotImplementedError
+
 
 class GroupBlock(Block):
     """One group by itself."""
@@ -57,18 +64,23 @@ class GroupBlock(Block):
         super().__init__([group])
         self._group = group
         self._state = state
+        self._generators = group.generators(state)
 
     def adjoint(self, tangent: State) -> Tensor:
-        return self._group.adjoint(self._state, tangent)
+        return self._generators.adjoint(tangent)
 
     def generate_(self, coefficients: Tensor, tangent: State) -> None:
-        self._group.generate_(coefficients, self._state, tangent)
+        self._generators.generate_(coefficients, tangent)
 
     def solve(self, coefficients: Tensor) -> Tensor:
         return self._solver(coefficients)
 
     def precondition(self, coefficients: Tensor) -> Tensor:
-        return self._preconditioner(coefficients)
+        return self._solver(coefficients) if self.exact else self._preconditioner(coefficients)
+
+    @cached_property
+    def exact(self) -> bool:
+        return self._group.inverts_roughly(self._state)
 
     @cached_property
     def _solver(self) -> Callable[[Tensor], Tensor]:
@@ -140,6 +152,10 @@ class ScalingsBlock(Block):
 
     def precondition(self, coefficients: Tensor) -> Tensor:
         return self.solve(coefficients) if self._factor is not None else coefficients / self._diagonal
+
+    @cached_property
+    def exact(self) -> bool:
+        return self._factor is not None or len(self._tables.groups) == 1
 
     def solve(self, coefficients: Tensor) -> Tensor:
         right = torch.where(self._alive, coefficients, torch.zeros_like(coefficients))

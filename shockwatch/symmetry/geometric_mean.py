@@ -13,6 +13,8 @@ from torch import Tensor
 RANK_TOLERANCE = 1e-13
 # Below this ratio of eigenvalues of the product of both Gram matrices its root has lost too many digits.
 _DIGITS = 1e-6
+# Above this ratio of pivots of a Gram matrix its rank is not in doubt.
+_REGULAR = 1e-6
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -23,6 +25,13 @@ def conditioned(gram: Tensor, rank: int = 0) -> Tensor:
     values = torch.linalg.eigvalsh(safe)
     full: Tensor = finite & (values[:, -rank] > RANK_TOLERANCE * values[:, -1]) & (values[:, -1] > 0)
     return full
+
+
+def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors, and which of them are clearly regular."""
+    lower, info = torch.linalg.cholesky_ex(gram)
+    pivots = lower.diagonal(dim1=-2, dim2=-1).square()
+    return lower, (info == 0) & (pivots.amin(-1) > _REGULAR * pivots.amax(-1))
 
 
 def trace(matrices: Tensor) -> Tensor:
@@ -37,10 +46,13 @@ def balancing(p: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Its eigenvectors, the logarithms of its eigenvalues, and for which blocks it is precise.
     """
-    precise = conditioned(p) & conditioned(n)
     eye = torch.eye(p.shape[-1], dtype=torch.float64, device=p.device).expand_as(p)
-    lower, info = torch.linalg.cholesky_ex(torch.where(precise[:, None, None], p, eye))
-    precise = precise & (info == 0)
+    lower, precise = _factor(p)
+    if not bool((precise & _factor(n)[1]).all()):
+        # pivots that say little about the spectrum: look at it
+        precise = conditioned(p) & conditioned(n)
+        lower, info = torch.linalg.cholesky_ex(torch.where(precise[:, None, None], p, eye))
+        precise = precise & (info == 0)
     lower, n = (torch.where(precise[:, None, None], matrix, eye) for matrix in (lower, n))
     # With P = L L^T the mean is L^-T (L^T N L)^(1/2) L^-1: one root fewer than by powers of P.
     inner = lower.mT @ n @ lower

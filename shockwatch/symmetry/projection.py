@@ -54,8 +54,9 @@ class HorizontalProjector:
                 blocks: list[Block] = [GroupBlock(g, point) for g in groups if g not in scalings]
                 if scalings:
                     blocks.append(ScalingsBlock(scalings, point, accuracy / 10, factorise))
-                parts = _orthogonal(blocks, point, accuracy) if factorise else [blocks]
-                self._parts += [_Coupled(part, point, accuracy) for part in parts]
+                touching = _Touching(blocks, point, accuracy, by_trial=factorise)
+                parts = _orthogonal(blocks, touching) if factorise else [blocks]
+                self._parts += [_Coupled(part, point, accuracy, touching) for part in parts]
 
     def __call__(self, tangent: Mapping[str, Tensor]) -> State:
         """The horizontal part of ``tangent``, in new tensors."""
@@ -77,84 +78,132 @@ class HorizontalProjector:
                 part.generate_([-c for c in coefficients], tangent)
 
     def vertical_norm(self, tangent: Mapping[str, Tensor]) -> float:
-        """Norm of the vertical part: ``c^T G^T t``, without forming it."""
+        """Norm of the vertical part: ``c^T G^T t``, without forming it.
+
+        The tolerance relative to itself is enough: it is wrong by half the square of what the part is wrong by.
+        """
         total = 0.0
         inside = self._layout.tangent(tangent, self._state).stacks
         with torch.no_grad():
             for part in self._parts:
-                solution, adjoint = part.solve(inside)
-                total += dot(solution, adjoint)
+                total += part.solve(inside, by_itself=True)[1]
         return math.sqrt(max(total, 0.0))
 
 
 class _Coupled:
-    """Blocks that are not orthogonal to one another."""
+    """Blocks that are not orthogonal to one another.
 
-    def __init__(self, blocks: Sequence[Block], state: State, tolerance: float) -> None:
-        self._blocks = tuple(blocks)
+    Some that are orthogonal among themselves are eliminated, and conjugate gradients solve for the others: that takes
+    little more than half the steps.
+
+    Args:
+        touching: whether two blocks are not orthogonal.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        state: State,
+        tolerance: float,
+        touching: Callable[[Block, Block], bool],
+    ) -> None:
         self._state = state
         self._tolerance = tolerance
         self.names = list(dict.fromkeys(name for block in blocks for name in block.names))
-
-    def _adjoint(self, tangent: State) -> list[Tensor]:
-        return [block.adjoint(tangent) for block in self._blocks]
-
-    def _precondition(self, vector: list[Tensor]) -> list[Tensor]:
-        return [block.precondition(v) for block, v in zip(self._blocks, vector, strict=True)]
+        self._gone: list[Block] = []
+        for block in sorted(blocks, key=lambda b: -b.dim):
+            if block.exact and not any(touching(block, other) for other in self._gone):
+                self._gone.append(block)
+        self._gone = self._gone if len(blocks) > 1 else []
+        self._left = [block for block in blocks if block not in self._gone]
+        self._blocks = (*self._left, *self._gone)
 
     def generate_(self, coefficients: list[Tensor], tangent: State) -> None:
         """Add the vertical vector with these coefficients."""
         for block, c in zip(self._blocks, coefficients, strict=True):
             block.generate_(c, tangent)
 
+    def _eliminate_(self, tangent: State) -> tuple[list[Tensor], list[Tensor]]:
+        """Subtract the part along the blocks that are gone; its coefficients, and the inner products there were."""
+        adjoints = [block.adjoint(tangent) for block in self._gone]
+        found = [block.precondition(a) for block, a in zip(self._gone, adjoints, strict=True)]
+        for block, c in zip(self._gone, found, strict=True):
+            block.generate_(-c, tangent)
+        return found, adjoints
+
     def _product(self, coefficients: list[Tensor]) -> list[Tensor]:
         inside = {name: torch.zeros_like(self._state[name]) for name in self.names}
-        self.generate_(coefficients, inside)
-        return self._adjoint(inside)
+        for block, c in zip(self._left, coefficients, strict=True):
+            block.generate_(c, inside)
+        found, _ = self._eliminate_(inside)
+        return [*(block.adjoint(inside) for block in self._left), *found]
 
-    def solve(self, tangent: State) -> tuple[list[Tensor], list[Tensor]]:
-        """Coefficients of the vertical part, and the inner products with the generators."""
-        adjoint = self._adjoint(tangent)
+    def _precondition(self, vector: list[Tensor]) -> list[Tensor]:
+        return [block.precondition(v) for block, v in zip(self._left, vector, strict=True)]
+
+    def solve(self, tangent: State, *, by_itself: bool = False) -> tuple[list[Tensor], float]:
+        """Coefficients of the vertical part and its squared norm; ``by_itself``: to the root of the tolerance of it."""
         if len(self._blocks) == 1:
-            return [self._blocks[0].solve(adjoint[0])], adjoint
+            adjoint = self._blocks[0].adjoint(tangent)
+            coefficients = self._blocks[0].solve(adjoint)
+            return [coefficients], dot([coefficients], [adjoint])
         # with exact blocks the preconditioned residual is about the norm of what is left of the vertical part
-        size = math.sqrt(sum(square_norm(tangent[name]) for name in self.names))
-        floor = self._tolerance * size
-        return conjugate_gradients(
-            self._product, adjoint, self._precondition, self._tolerance, floor
-        ), adjoint
+        tolerance = math.sqrt(self._tolerance) if by_itself else self._tolerance
+        floor = self._tolerance * math.sqrt(sum(square_norm(tangent[name]) for name in self.names))
+        inside = {name: tangent[name].clone() for name in self.names}
+        gone, adjoints = self._eliminate_(inside)
+        right = [block.adjoint(inside) for block in self._left]
+        solved = conjugate_gradients(self._product, right, self._precondition, tolerance, floor)
+        left, further = solved[: len(right)], solved[len(right) :]
+        square = dot(gone, adjoints) + dot(left, right)
+        gone = [g - f for g, f in zip(gone, further, strict=True)] if further else gone
+        return [*left, *gone], square
 
 
-def _orthogonal(blocks: Sequence[Block], state: State, tolerance: float) -> list[list[Block]]:
-    """The blocks in sets orthogonal to one another: tried on a random vertical vector of each block."""
+def _orthogonal(blocks: Sequence[Block], touching: Callable[[Block, Block], bool]) -> list[list[Block]]:
+    """The blocks in sets orthogonal to one another."""
     sets: list[list[Block]] = []
-    generator = torch.Generator().manual_seed(_DRAWS)
     for block in blocks:
-        touches = _touching(block, state, tolerance, generator) if len(blocks) > 1 else _never
-        together = [s for s in sets if any(touches(other) for other in s)]
+        together = [s for s in sets if any(touching(block, other) for other in s)]
         sets = [s for s in sets if not any(s is t for t in together)]
         sets.append([*(b for s in together for b in s), block])
     return sets
 
 
-def _never(other: Block) -> bool:
-    return False
+class _Touching:
+    """Whether two blocks are not orthogonal: tried on a random vertical vector of the first.
 
+    Args:
+        by_trial: else all that share a piece are taken to be.
+    """
 
-def _touching(
-    block: Block, state: State, tolerance: float, generator: torch.Generator
-) -> Callable[[Block], bool]:
-    """Whether a random vertical vector of ``block`` has a component in another block's span."""
-    like = block.adjoint({name: torch.zeros_like(state[name]) for name in block.names})
-    inside = {name: torch.zeros_like(state[name]) for name in block.names}
-    block.generate_(torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like), inside)
-    limit = tolerance**2 * sum(square_norm(part) for part in inside.values())
+    def __init__(self, blocks: Sequence[Block], state: State, tolerance: float, *, by_trial: bool) -> None:
+        self._state, self._tolerance, self._by_trial = state, tolerance, by_trial
+        self._generator = torch.Generator().manual_seed(_DRAWS)
+        self._place = {block: k for k, block in enumerate(blocks)}
+        self._vectors: dict[Block, State] = {}
+        self._known: dict[tuple[int, int], bool] = {}
 
-    def touches(other: Block) -> bool:
-        if not block.labels & other.labels:
+    def __call__(self, first: Block, second: Block) -> bool:
+        if not first.labels & second.labels:
             return False
-        full = {n: inside[n] if n in inside else torch.zeros_like(state[n]) for n in other.names}
+        if not self._by_trial:
+            return True
+        later, earlier = sorted((first, second), key=lambda block: -self._place[block])
+        pair = self._place[later], self._place[earlier]
+        if pair not in self._known:
+            self._known[pair] = self._tried(later, earlier)
+        return self._known[pair]
+
+    def _tried(self, block: Block, other: Block) -> bool:
+        if block not in self._vectors:
+            inside = {name: torch.zeros_like(self._state[name]) for name in block.names}
+            like = block.adjoint(inside)
+            draw = torch.randn(like.shape, generator=self._generator, dtype=torch.float64).to(like)
+            block.generate_(draw, inside)
+            self._vectors = {block: inside}
+        inside = self._vectors[block]
+        limit = self._tolerance**2 * sum(square_norm(part) for part in inside.values())
+        full = {n: inside[n] if n in inside else torch.zeros_like(self._state[n]) for n in other.names}
         adjoint = other.adjoint(full)
         return not dot([other.solve(adjoint)], [adjoint]) <= limit
-
-    return touches

@@ -275,7 +275,12 @@ class Quotient:
 
     def finite(self, state: Mapping[str, Tensor]) -> bool:
         """Whether all trainable parameters are finite."""
-        return all(bool(torch.isfinite(state[n]).all()) for n in self.names)
+        tensors = [state[n].detach() for n in self.names]
+        if not tensors:
+            return True
+        # a norm may overflow where no entry does
+        norms = torch.stack([norm.double().cpu() for norm in torch._foreach_norm(tensors)])
+        return bool(norms.isfinite().all()) or all(bool(torch.isfinite(t).all()) for t in tensors)
 
     def norm(self, state: Mapping[str, Tensor]) -> float:
         """Euclidean norm over the trainable parameters."""

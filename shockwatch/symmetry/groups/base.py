@@ -136,6 +136,26 @@ class SymmetryGroup(ABC):
         return logs.double().reshape(self.layers, -1).square().mean(1).sqrt()
 
 
+class Generators:
+    """The generators of a group at one state, to be applied often.
+
+    Args:
+        group: whose they are.
+        state: must not change while they are in use.
+    """
+
+    def __init__(self, group: ContinuousGroup, state: State) -> None:
+        self._group, self._state = group, state
+
+    def generate_(self, coefficients: Tensor, tangent: State) -> None:
+        """Add the vertical vector with these coefficients to ``tangent``."""
+        self._group.generate_(coefficients, self._state, tangent)
+
+    def adjoint(self, tangent: State) -> Tensor:
+        """Inner products of ``tangent`` with the generators."""
+        return self._group.adjoint(self._state, tangent)
+
+
 class ContinuousGroup(SymmetryGroup):
     """A group with generators: what the horizontal projection needs (theory.md 3).
 
@@ -162,6 +182,14 @@ class ContinuousGroup(SymmetryGroup):
     @abstractmethod
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         """Apply the (pseudo-)inverse of this group's own Gram matrix of generators."""
+
+    def generators(self, state: State) -> Generators:
+        """The generators at one state, whose tangents lie in memory as the state does."""
+        return Generators(self, state)
+
+    def inverts_roughly(self, state: State) -> bool:
+        """Whether even the rough :meth:`gram_solver` at ``state`` is exact."""
+        return True
 
     def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
         """:meth:`solve_gram` at one state, to be applied often; ``rough``: a cheap linear approximation will do."""

@@ -84,5 +84,8 @@ class DeclaredGroup(ContinuousGroup):
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.inner.solve_gram(coefficients, state)
 
+    def inverts_roughly(self, state: State) -> bool:
+        return self.inner.inverts_roughly(state)
+
     def gram_solver(self, state: State, *, rough: bool = False) -> Callable[[Tensor], Tensor]:
         return self.inner.gram_solver(state, rough=rough)

@@ -14,8 +14,9 @@ from torch import Tensor
 from shockwatch.snapshot import State
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
-from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame
+from shockwatch.symmetry.groups.base import ContinuousGroup, Generators, SymmetryGroup, frame
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
+from shockwatch.symmetry.groups.turning import TurningGenerators
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.streams import Stream, find_streams
@@ -110,6 +111,9 @@ class Rotation(ContinuousGroup):
 
     def turn_(self, state: State, rotation: Tensor) -> None:
         """Act with ``rotation``, ``(d, d)``, in place."""
+        if (prepared := self._in_place(state)) is not None:
+            prepared.turn_(rotation)
+            return
         for piece, scale in list(self._frames(state)):
             matrix = self._matrix(piece, state)
             self._write(piece, state, _acting(rotation, scale, matrix) @ matrix)
@@ -123,15 +127,14 @@ class Rotation(ContinuousGroup):
 
     def _nearest(self, overlap: Tensor) -> Tensor:
         """The rotation that maximises ``tr(R overlap^T)`` (orthogonal Procrustes)."""
-        if not self._parts.centred:
-            left, _, right = torch.linalg.svd(overlap)
-            turn: Tensor = left @ right
-            return turn
-        ones = torch.full((self.size, 1), self.size**-0.5, dtype=overlap.dtype, device=overlap.device)
-        basis = _complement(ones)
-        left, _, right = torch.linalg.svd(basis.T @ overlap @ basis)
-        result: Tensor = basis @ left @ right @ basis.T + ones @ ones.T
-        return result
+        if self._parts.centred:
+            overlap = overlap - overlap.mean(0, keepdim=True)
+            overlap = overlap - overlap.mean(1, keepdim=True)
+            # as large as the rest, so that the ones are a singular vector of their own
+            overlap = overlap + overlap.norm() / self.size**1.5
+        left, _, right = torch.linalg.svd(overlap)
+        turn: Tensor = left @ right
+        return turn
 
     # -- the group ------------------------------------------------------------------------------
 
@@ -183,9 +186,15 @@ class Rotation(ContinuousGroup):
 
     def refine_(self, state: State, reference: State, tolerance: float) -> Tensor | None:
         """Nearest in all pieces, once the other groups are aligned; None where all is within ``tolerance`` of it."""
-        overlap = self._zeros(state)
-        for piece, scale in self._frames(state):
-            overlap += _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
+        prepared = self._in_place(state)
+        if prepared is not None and all(
+            p.view(reference).stride() == p.view(state).stride() for p in self.pieces
+        ):
+            overlap = prepared.meeting(reference)
+        else:
+            overlap = self._zeros(state)
+            for piece, scale in self._frames(state):
+                overlap += _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
         rotation = self._nearest(overlap)
         change = rotation - torch.eye(self.size, dtype=rotation.dtype, device=rotation.device)
         if float(((change @ overlap) * change).sum()) <= tolerance**2 * float(overlap.trace()):
@@ -208,6 +217,28 @@ class Rotation(ContinuousGroup):
             total += _meeting(self._matrix(piece, tangent), self._matrix(piece, state), scale)
         return self._project(total).to(self.pieces[0].view(tangent).dtype)
 
+    def generators(self, state: State) -> Generators:
+        return self._in_place(state) or super().generators(state)
+
+    def _in_place(self, state: State) -> TurningGenerators | None:
+        """None where features lie between other dimensions, or a gain is zero."""
+        axis, sets = self._parts.axis, dict[tuple[Piece | None, bool, int], list[Piece]]()
+        scales = dict(self._frames(state))
+        for piece, gain, reads in self._members():
+            layers = len(piece.view(state)) if piece.stacked else 1
+            sets.setdefault((gain, reads and gain is not None, layers), []).append(piece)
+        try:
+            return TurningGenerators(
+                [(scales[ps[0]], [(p, p.positions(axis)[0]) for p in ps]) for ps in sets.values()],
+                state,
+                self._project,
+            )
+        except (ValueError, KeyError):
+            return None
+
+    def inverts_roughly(self, state: State) -> bool:
+        return not any(_uneven(scale, piece.view(state).dtype) for piece, scale in self._frames(state))
+
     def solve_gram(self, coefficients: Tensor, state: State) -> Tensor:
         return self.gram_solver(state)(coefficients)
 
@@ -227,7 +258,7 @@ class Rotation(ContinuousGroup):
             if scale is not None:
                 square = scale.square()
                 gram, mean = gram / scale / scale.mT, square.mean(1, keepdim=True)
-                if bool(((square - mean).abs() > _EQUAL * torch.finfo(matrix.dtype).eps * mean).any()):
+                if _uneven(scale, matrix.dtype):
                     squares.append(square - mean)
                     grams.append(gram)
             level = level + (mean * gram).sum(0)
@@ -280,16 +311,19 @@ def _acting(matrix: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
     return (matrix if scale is None else scale * matrix / scale.mT).to(like.dtype)
 
 
+def _uneven(scale: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether gains differ in size by more than rounding."""
+    if scale is None:
+        return False
+    square = scale.square()
+    mean = square.mean(1, keepdim=True)
+    return bool(((square - mean).abs() > _EQUAL * torch.finfo(dtype).eps * mean).any())
+
+
 def _meeting(first: Tensor, second: Tensor, scale: Tensor | None) -> Tensor:
     """``(scale first) (second / scale)^T``: large tensors in their own type, what is small in float64."""
     product = (first @ second.mT).double()
     return (product if scale is None else scale * product / scale.mT).sum(0)
-
-
-def _complement(ones: Tensor) -> Tensor:
-    """An orthonormal basis of what is orthogonal to one unit vector, as columns."""
-    complete: Tensor = torch.linalg.qr(ones, mode="complete").Q
-    return complete[:, 1:]
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:
