@@ -20,5 +20,6 @@ The rule for small batches with momentum (``LossRise``, and the bound it puts in
 of that family and then found to hold in 1 of 5 on seeds 5 to 9. It was worked over on all of these and on ten more
 seeds of the same family (100 to 109, in a simulation): the loss is now read at every step, its scatter leaves out the
 fall of the loss and the rise itself, and the last measurement counts at once. Seeds 10 to 14 were run once, after all
-that was fixed.
+that was fixed. Of what is missed with small batches, seeds 6 and 8 had been thrown too far by the time the loss rose:
+from there on the tuned rate itself ends 8 and 12 % above the tuned run, and no constant rate ends less than 6 % above.
 """
