@@ -17,6 +17,7 @@ from shockwatch.errors import require_float
 Array = npt.NDArray[np.float64]
 
 LONGEST = sys.float_info.max  # any finite time
+_CONVERGED = 1e-6  # of the residual that Newton's method starts with
 _FINE = 1024  # points of the refined grid: enough to start Newton's method from
 
 
@@ -184,23 +185,34 @@ def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
 
 
 def _tangent(spline: BSpline, x: Array, phi: Array, first: int, last: int, time: float) -> Front:
-    """The line that touches ``phi`` twice, polished by Newton's method where both ends are inside."""
+    """The line that touches ``phi`` at both ends, those inside polished by Newton's method.
+
+    Whether that has converged is read off the residual: the solver's own word hangs on the last bit.
+    """
     slope = spline.derivative()
-    left, right = float(x[first]), float(x[last])
-    steepness = float(phi[last] - phi[first]) / (right - left)
-    if first > 0 and last < len(x) - 1:
+    start: Array = np.array([x[first], x[last]])
+    inside = np.array([first > 0, last < len(x) - 1])
 
-        def gap(ends: Array) -> list[float]:
-            a, b = ends
-            tangents = [float(slope(y)) + y / time for y in (a, b)]
-            chord = float(spline(b) - spline(a)) / (b - a) + (a + b) / (2.0 * time)
-            return [tangents[0] - chord, tangents[1] - chord]
+    def chord(a: float, b: float) -> float:
+        return float(spline(b) - spline(a)) / (b - a) + (a + b) / (2.0 * time)
 
-        solved = root(gap, [left, right], tol=1e-12)
-        if solved.success and abs(solved.x - (left, right)).max() < 2.0 * (x[1] - x[0]):
-            left, right = float(solved.x[0]), float(solved.x[1])
-            steepness = float(slope(left)) + left / time
-    return Front(time * steepness, left, right, time)
+    def ends(free: Array) -> Array:
+        both: Array = start.copy()
+        both[inside] = free
+        return both
+
+    def gap(free: Array) -> Array:
+        both = ends(free)
+        result: Array = (slope(both) + both / time - chord(*both))[inside]
+        return result
+
+    left, right = start
+    if inside.any():
+        solved = root(gap, start[inside], tol=1e-12)
+        converged = abs(gap(solved.x)).max() <= _CONVERGED * abs(gap(start[inside])).max()
+        if converged and abs(solved.x - start[inside]).max() < 2.0 * (x[1] - x[0]):
+            left, right = ends(solved.x)
+    return Front(time * chord(left, right), float(left), float(right), time)
 
 
 def strength(positions: Array, losses: Array, time: float) -> float:

@@ -125,3 +125,16 @@ def test_arguments():
         evolve(Q[::-1], np.cos(Q), 1.0)
     with pytest.raises(ValueError, match="ascending"):
         first_shock(Q[:3], np.cos(Q[:3]))
+
+
+@pytest.mark.parametrize("phase", np.linspace(0.0, 3.0, 13))
+def test_rounding_does_not_move_the_strength(phase: float) -> None:
+    """Nor where a front ends on the border of the slice, or Newton's method stops on the last bit."""
+    generator = np.random.default_rng(0)
+    q = np.linspace(-1.0, 1.0, 33)
+    losses = np.cos(3.0 * q + phase) + 0.1 * q**3
+    found = strength(q, losses, 0.25)
+    assert found > 0.1
+    for _ in range(5):
+        rounded = losses * (1.0 + 1e-12 * generator.standard_normal(len(q)))
+        assert strength(q, rounded, 0.25) == pytest.approx(found, rel=1e-8)
