@@ -90,6 +90,8 @@ class ShardedQuotient(Quotient):
         if not self.plan.across:
             return super().align(state, reference, gauge)
         moved = self.pack(state)
+        if self.euclidean(moved, reference) == 0.0:
+            return moved  # as one process does: no rounding where there is nothing to turn
         with torch.no_grad():
             target = self._packed(reference)
             self._across.turn_(moved, target)
