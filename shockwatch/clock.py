@@ -46,7 +46,8 @@ class TrainingClock:
         self.stop()
         for optimizer in optimizers:
             if isinstance(optimizer, Optimizer):
-                self._handles.append(optimizer.register_step_post_hook(self._after_step))
+                hook = self._after_inner_step if _steps_within(optimizer) else self._after_step
+                self._handles.append(optimizer.register_step_post_hook(hook))
 
     def stop(self) -> None:
         """Take the hooks off the optimisers."""
@@ -85,9 +86,11 @@ class TrainingClock:
         self.time_per_step = float(state["time_per_step"])
         self.learning_rate = float(state["learning_rate"])
 
+    def _after_inner_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not _inside_another_step(optimizer):
+            self._after_step(optimizer, args, kwargs)
+
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _inside_another_step(optimizer):
-            return
         try:
             self.advance(optimizer)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -95,6 +98,11 @@ class TrainingClock:
             self._seen = self.pace = None
             self.time_per_step = math.nan
             self.stability_rate = math.nan
+
+
+def _steps_within(optimizer: Optimizer) -> bool:
+    """Whether its ``step`` may call that of another class it derives from."""
+    return sum("step" in vars(kind) for kind in type(optimizer).__mro__ if kind is not Optimizer) > 1
 
 
 def _inside_another_step(optimizer: Optimizer) -> bool:

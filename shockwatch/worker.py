@@ -211,6 +211,11 @@ class Worker:
             seconds = self._plain_seconds + self._last_plain * (waiting + 1)
             return Spending(seconds, time.perf_counter() - self._started, self._proximity)
 
+    @property
+    def ready(self) -> bool:
+        """Whether a result waits to be taken; takes no lock."""
+        return bool(self._results)
+
     def next_result(self) -> Result | None:
         """The oldest result not yet taken, or None; never waits."""
         with self._lock:

@@ -33,7 +33,7 @@ def run(parts: list[str], pairs: int, quick: bool, path: Path) -> dict[str, Any]
     }
     for workload in WORKLOADS:
         if workload.name in parts:
-            steps = max(workload.steps // 200, 10) if quick else workload.steps
+            steps = max(workload.steps // 150, 10) if quick else workload.steps
             results[workload.name] = watched(workload, steps, pairs)
             _save(results, path)
     if "tools" in parts:

@@ -78,7 +78,7 @@ WORKLOADS = (
     Workload(
         "W1",
         "MLP 64-512-512-10 on digits, batch 128, SGD",
-        20_000,
+        15_000,
         mlp,
         _digits,
         lambda model: SGD(model.parameters(), 0.05),
@@ -86,7 +86,7 @@ WORKLOADS = (
     Workload(
         "W2",
         "GPT, 4 layers, d 128, context 64, batch 16, Adam",
-        1100,
+        800,
         CharTransformer,
         _text,
         lambda model: Adam(model.parameters(), 1e-3),
@@ -94,7 +94,7 @@ WORKLOADS = (
     Workload(
         "W3",
         "ResNet-18 at a quarter of its width, 32x32, batch 32, SGD",
-        900,
+        650,
         resnet,
         _pictures,
         lambda model: SGD(model.parameters(), 0.05, momentum=0.9),
