@@ -43,6 +43,7 @@ class ShardedStep:
     loss: None = None
     dtype: None = None
     gradient_seconds: float = 0.0
+    product_seconds: float = 0.0
 
     @property
     def device(self) -> torch.device:

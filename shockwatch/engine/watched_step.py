@@ -39,6 +39,7 @@ class WatchedStep:
         dtype: the type curvature is computed in; ``None``: that of the model. Known once the quotient is.
         loss: ``None`` where there is nothing to probe. Known once the quotient is.
         gradient_seconds: what one gradient of ``loss`` takes, in seconds of this thread (of the clock, on a device).
+        product_seconds: the same of one inner product of two vectors as long as the parameters.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class WatchedStep:
         }
         self.dtype: torch.dtype | None = None
         self.loss: StepLoss | None = None
-        self.gradient_seconds = 0.0
+        self.gradient_seconds = self.product_seconds = 0.0
         self._batch = batch
         self._trace = trace
         self._seed = seed
@@ -143,21 +144,25 @@ class WatchedStep:
         replay = self._trace.replay
         if self._probes and (replay is None or replay.follows_parameters):
             self.loss = StepLoss(trace, self._batch)
-            self.gradient_seconds = self._time_gradient(self.loss, state)
+            self._measure_time(self.loss, state)
         return quotient
 
-    def _time_gradient(self, loss: StepLoss, state: State | None) -> float:
+    def _measure_time(self, loss: StepLoss, state: State | None) -> None:
         live = dict(self.model.named_parameters()) if state is None else state
         state = {n: cast(live[n].detach(), self.dtype) for n in loss.names}
         frozen = {n: cast(t, self.dtype) for n, t in self.frozen.items()}
         clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
-        seconds = []
+        gradients, products = [], []
         for _ in range(2):  # the first one warms up
             start = clock()
             _, gradient = loss.gradient(state, frozen)
             float(gradient[0].sum())  # waits for a device
-            seconds.append(clock() - start)
-        return min(seconds)
+            gradients.append(clock() - start)
+            vector = torch.cat([part.reshape(-1) for part in gradient])
+            other, start = vector.clone(), clock()
+            float(vector @ other)
+            products.append(clock() - start)
+        self.gradient_seconds, self.product_seconds = min(gradients), min(products)
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
