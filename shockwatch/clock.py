@@ -41,6 +41,12 @@ class TrainingClock:
         self._handles: list[RemovableHandle] = []
         self._seen: tuple[Optimizer, list[Any]] | None = None
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The attributes, by name, as a :class:`~shockwatch.snapshot.Snapshot` takes them."""
+        names = ("training_time", "time_per_step", "learning_rate", "pace", "stability_rate", "weight_decay")
+        return {name: getattr(self, name) for name in names}
+
     def listen(self, optimizers: list[Optimizer]) -> None:
         """Advance at every step these optimisers take, until ``stop``."""
         self.stop()

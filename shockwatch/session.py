@@ -232,18 +232,7 @@ class Session:
                 self._worker.refuse()
                 return
             self._capture.fill(slot, loss)
-            snapshot = Snapshot(
-                step,
-                slot.state,
-                clock.training_time,
-                clock.time_per_step,
-                clock.learning_rate,
-                None,
-                clock.stability_rate,
-                clock.weight_decay,
-                clock.pace,
-            )
-            self._worker.submit(snapshot, slot)
+            self._worker.submit(Snapshot(step, slot.state, loss=None, **clock.reading), slot)
         except Exception as error:
             self._capture = None
             if self._ranks is not None:
