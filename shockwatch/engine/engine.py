@@ -55,6 +55,7 @@ class Engine:
         self._step = step
         self._described = self._said_cramped = False
         self._strict = False
+        self._probe_seconds: float | None = None
         self._observables = [make() for make in OBSERVABLES]
         self._look = CurvatureLook(step, horizon, seed)
         self._trajectory = TrajectoryForecaster()
@@ -100,14 +101,25 @@ class Engine:
 
     @property
     def probe_seconds(self) -> float:
-        """What a probe is expected to take."""
-        step = self._step
-        return PROBE_GRADIENTS * step.gradient_seconds + PROBE_PRODUCTS * step.product_seconds
+        """What a probe is expected to take; 0 where none is possible, or it is not known."""
+        return self._probe_seconds or 0.0
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Infer and verify the symmetries, at the parameters of ``snapshot``."""
         if not self._step.inferred:
             self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
+        if self._probe_seconds is None:
+            self._probe_seconds = self._expected(snapshot.state)
+
+    def _expected(self, state: State) -> float:
+        if self._step.loss is None or not self._room(state):
+            return 0.0
+        try:
+            gradient, product = self._step.time_gradient(state)
+        except Exception:
+            # the probe will fail alike, and say so: that costs its own values only
+            return 0.0
+        return PROBE_GRADIENTS * gradient + PROBE_PRODUCTS * product
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too.

@@ -42,8 +42,6 @@ class ShardedStep:
     errors: tuple[Exception, ...] = ()
     loss: None = None
     dtype: None = None
-    gradient_seconds: float = 0.0
-    product_seconds: float = 0.0
 
     @property
     def device(self) -> torch.device:

@@ -38,8 +38,6 @@ class WatchedStep:
         frozen: copies of the tensors that do not train.
         dtype: the type curvature is computed in; ``None``: that of the model. Known once the quotient is.
         loss: ``None`` where there is nothing to probe. Known once the quotient is.
-        gradient_seconds: what one gradient of ``loss`` takes, in seconds of this thread (of the clock, on a device).
-        product_seconds: the same of one inner product of two vectors as long as the parameters.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class WatchedStep:
         }
         self.dtype: torch.dtype | None = None
         self.loss: StepLoss | None = None
-        self.gradient_seconds = self.product_seconds = 0.0
         self._batch = batch
         self._trace = trace
         self._seed = seed
@@ -144,12 +141,15 @@ class WatchedStep:
         replay = self._trace.replay
         if self._probes and (replay is None or replay.follows_parameters):
             self.loss = StepLoss(trace, self._batch)
-            self._measure_time(self.loss, state)
         return quotient
 
-    def _measure_time(self, loss: StepLoss, state: State | None) -> None:
-        live = dict(self.model.named_parameters()) if state is None else state
-        state = {n: cast(live[n].detach(), self.dtype) for n in loss.names}
+    def time_gradient(self, state: State) -> tuple[float, float]:
+        """Seconds of this thread (of the clock, on a device) that one gradient of ``loss`` takes at ``state``, and one
+        inner product of two vectors as long as the parameters; zero where there is no loss."""
+        loss = self.loss
+        if loss is None:
+            return 0.0, 0.0
+        state = {n: cast(state[n], self.dtype).to(self.device) for n in loss.names}
         frozen = {n: cast(t, self.dtype) for n, t in self.frozen.items()}
         clock = time.thread_time if self.device.type == "cpu" else time.perf_counter
         gradients, products = [], []
@@ -162,7 +162,7 @@ class WatchedStep:
             other, start = vector.clone(), clock()
             float(vector @ other)
             products.append(clock() - start)
-        self.gradient_seconds, self.product_seconds = min(gradients), min(products)
+        return min(gradients), min(products)
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -74,3 +74,26 @@ def test_what_a_probe_will_take_is_told_from_a_gradient(monkeypatch: pytest.Monk
         engine.prepare(Snapshot(0, named_state(model), 0.0, 0.1, 0.1, 1.0))
         # where none will be made it is not asked
         assert (engine.probe_seconds >= PROBE_GRADIENTS * 0.02) is probe
+
+
+@pytest.mark.parametrize("room", [0, 60])
+def test_a_gradient_that_fails_costs_no_symmetry_and_is_not_tried_without_room(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    tried = []
+
+    def hungry(self: StepLoss, *_: Any) -> Any:
+        tried.append(self)
+        raise torch.OutOfMemoryError("no memory for a gradient")
+
+    monkeypatch.setattr(StepLoss, "gradient", hungry)
+    monkeypatch.setattr("shockwatch.engine.engine.products_within", lambda size: room)
+    case = BY_NAME["mlp"]
+    model = case.model()
+    engine = Engine.build(private_copy(model), case.loss, case.data(), horizon=200, seed=0, probe=True)
+    snapshot = Snapshot(0, named_state(model), 0.0, 0.1, 0.1, 1.0)
+    engine.prepare(snapshot)
+    assert engine.quotient.dim == sum(case.dims.values())
+    assert engine.probe_seconds == 0.0
+    assert engine.process(snapshot, probe=False).error is None
+    assert len(tried) == (room > 0)
