@@ -121,13 +121,13 @@ def write_scalars(writer: Writer, values: Mapping[str, float], step: int) -> Non
 
     To torch's own writer all go as one event: a fiftieth of the time that one event for each would take.
     """
-    file_writer = _file_writer(writer)
-    if file_writer is None:
+    get_file_writer = getattr(writer, "_get_file_writer", None)
+    if get_file_writer is not None and _adds_plainly(writer):
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        get_file_writer().add_summary(Summary(value=points), step)
+    else:
         for tag, value in values.items():
             writer.add_scalar(tag, value, step)
-    else:
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        file_writer.add_summary(Summary(value=points), step)
 
 
 def write_texts(writer: Writer, alerts: Iterable[Alert], notes: Iterable[str], step: int) -> None:
@@ -141,25 +141,22 @@ def write_texts(writer: Writer, alerts: Iterable[Alert], notes: Iterable[str], s
 
 def write_pictures(writer: Writer, pictures: Iterable[Picture], step: int) -> None:
     """Write PNG data as they are: nothing is decoded or drawn on this thread. Other writers than TensorBoard's: no."""
-    file_writer = _file_writer(writer)
-    if file_writer is None:
+    get_file_writer = getattr(writer, "_get_file_writer", None)
+    if get_file_writer is None:
         return
     for picture in pictures:
         image = Summary.Image(
             height=picture.height, width=picture.width, colorspace=4, encoded_image_string=picture.png
         )
-        file_writer.add_summary(Summary(value=[Summary.Value(tag=picture.tag, image=image)]), step)
+        get_file_writer().add_summary(Summary(value=[Summary.Value(tag=picture.tag, image=image)]), step)
 
 
-def _file_writer(writer: Writer) -> Any | None:
-    """What torch's own ``SummaryWriter`` hands its protocol buffers to; None for other writers, and one whose
-    ``add_scalar`` somebody has replaced and wants called."""
+def _adds_plainly(writer: Writer) -> bool:
+    """Whether ``add_scalar`` is that of torch's own ``SummaryWriter``, and not one that wants to be called."""
     from torch.utils.tensorboard import SummaryWriter
 
-    plain = isinstance(writer, SummaryWriter) and "add_scalar" not in vars(writer)
-    if not plain or type(writer).add_scalar is not SummaryWriter.add_scalar:
-        return None
-    return cast(Any, writer)._get_file_writer()
+    own = isinstance(writer, SummaryWriter) and "add_scalar" not in vars(writer)
+    return own and type(writer).add_scalar is SummaryWriter.add_scalar
 
 
 def _lines(*tags: str) -> list[Any]:

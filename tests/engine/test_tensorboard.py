@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch.utils.tensorboard import SummaryWriter
 
 from shockwatch.alerts import Alert
+from shockwatch.snapshot import Picture
 from shockwatch.tags import known_tag
 from shockwatch.tensorboard import (
     alert_markdown,
@@ -17,6 +18,7 @@ from shockwatch.tensorboard import (
     escape,
     layout,
     write_layout,
+    write_pictures,
     write_scalars,
     write_texts,
 )
@@ -89,7 +91,9 @@ def test_a_writer_that_does_something_of_its_own_gets_every_point(tmp_path: Path
     patched.add_scalar = lambda *args: seen.append(args)
     for writer in (own, patched):
         write_scalars(writer, {"raw/norm": 2.0, "raw/speed": 1.0}, 3)
+        write_pictures(writer, [Picture("shock/slice", b"png", 2, 1)], 3)
         writer.close()
+        assert EventAccumulator(writer.log_dir).Reload().Tags()["images"] == ["shock/slice"]
     assert own.count == 2
     assert seen == [("raw/norm", 2.0, 3), ("raw/speed", 1.0, 3)]
 
