@@ -253,11 +253,6 @@ class Session:
             self._report("ends", RuntimeError("a rank cannot go on, so none does"))
         return agreed
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to be collected; asked at every step, so it takes no lock."""
-        return bool(self._extra) or (self._worker is not None and self._worker.ready)
-
     def collect(self, step: int) -> list[Update]:
         """What became ready since the last call, in step order.
 

@@ -211,15 +211,12 @@ class Worker:
             seconds = self._plain_seconds + self._last_plain * (waiting + 1)
             return Spending(seconds, time.perf_counter() - self._started, self._proximity)
 
-    @property
-    def ready(self) -> bool:
-        """Whether a result waits to be taken; takes no lock."""
-        return bool(self._results)
-
     def next_result(self) -> Result | None:
-        """The oldest result not yet taken, or None; never waits."""
-        with self._lock:
-            return self._results.popleft() if self._results else None
+        """The oldest result not yet taken, or None; never waits, and takes no lock: it is asked for at every step."""
+        try:
+            return self._results.popleft()
+        except IndexError:
+            return None
 
     def settle(self, timeout: float) -> bool:
         """Wait until nothing is queued or in work, at most ``timeout`` seconds; tell whether that is so."""

@@ -327,15 +327,16 @@ class ShockWatch(Callback):
             self._session.take(self._seen_step, self._axis, self._clock, loss, last)
 
     def _publish(self, trainer: Trainer) -> None:
-        if self._session is None or not (self._session.ready or self._publisher.unwritten):
+        if self._session is None:
             return
         start = time.perf_counter()
         updates = self._session.collect(self._seen_step)
         if not trainer.is_global_zero:
             # all ranks find the same; one says it
             return
-        self._publisher.publish(trainer, updates)
-        self._session.charge(time.perf_counter() - start)
+        if updates or self._publisher.unwritten:
+            self._publisher.publish(trainer, updates)
+            self._session.charge(time.perf_counter() - start)
 
     def _share(self, trainer: Trainer) -> None:
         """Give every rank the alerts of rank zero: a collective."""

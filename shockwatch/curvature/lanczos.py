@@ -11,10 +11,8 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from shockwatch.curvature.ritz import Array, Operator, combination
+from shockwatch.curvature.ritz import LITTLE, Array, Operator, combination
 from shockwatch.errors import require_positive_int
-
-_LITTLE = 0.7  # share of its length that a vector keeps where the removal of others cost it no digits
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def krylov(
             before = remainder
             image.addmv_(known.T, known @ image, alpha=-1.0)
             remainder = float(image.norm())
-            if remainder > _LITTLE * before:
+            if remainder > LITTLE * before:
                 break
         if project is not None and remainder < 1e-2 * size:
             # cancellation has magnified what rounding put outside the horizontal space

@@ -17,7 +17,7 @@ Operator = Callable[[Tensor], Tensor]
 _BLOCK_ROWS = 8
 _DEPENDENT = 1e-3  # a vector with less than this share outside the space would bring in rounding
 _ROUNDING = 32.0  # units of rounding up to which two unit vectors count as orthogonal
-_LITTLE = 0.7  # from this share on once is enough
+LITTLE = 0.7  # share of its length that a vector keeps where the removal of others cost it no digits
 _CANCELLED = 1e-1  # below this share rounding outside the horizontal space has been magnified
 
 
@@ -161,7 +161,7 @@ class RitzSpace:
             return False
         if share < _CANCELLED:
             vector = self._project(vector)
-        if share < _LITTLE:
+        if share < LITTLE:
             vector = self._outside(vector / vector.norm())
         self.multiply(vector / vector.norm())
         return True
@@ -223,7 +223,7 @@ class RitzSpace:
                 return
             vector.div_(size)
             image.div_(size)
-            if size > _LITTLE:
+            if size > LITTLE:
                 break
             known = self._vectors.inner(vector, count)
         row = self._vectors.inner(image).double().cpu().numpy()

@@ -175,7 +175,7 @@ def fronts(positions: Array, losses: Array, time: float) -> list[Front]:
         hull.append(index)
     cell = 2.0 * float(np.diff(q).max())
     edges = [(a, b) for a, b in itertools.pairwise(hull) if fine[b] - fine[a] > cell]
-    return [_tangent(spline, fine, phi, a, b, time) for a, b in edges]
+    return [_tangent(spline, fine, a, b, time) for a, b in edges]
 
 
 def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
@@ -184,7 +184,7 @@ def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
     return bool((y[middle] - y[first]) * (x[last] - x[first]) >= rise)
 
 
-def _tangent(spline: BSpline, x: Array, phi: Array, first: int, last: int, time: float) -> Front:
+def _tangent(spline: BSpline, x: Array, first: int, last: int, time: float) -> Front:
     """The line that touches ``phi`` at both ends, those inside polished by Newton's method.
 
     Whether that has converged is read off the residual: the solver's own word hangs on the last bit.

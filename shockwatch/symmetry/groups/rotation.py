@@ -16,7 +16,7 @@ from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
 from shockwatch.symmetry.groups.base import ContinuousGroup, Generators, SymmetryGroup, frame
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
-from shockwatch.symmetry.groups.turning import TurningGenerators
+from shockwatch.symmetry.groups.turning import TurningGenerators, scaled
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.streams import Stream, find_streams
@@ -116,7 +116,7 @@ class Rotation(ContinuousGroup):
             return
         for piece, scale in list(self._frames(state)):
             matrix = self._matrix(piece, state)
-            self._write(piece, state, _acting(rotation, scale, matrix) @ matrix)
+            self._write(piece, state, scaled(rotation, scale).to(matrix.dtype) @ matrix)
 
     def _project(self, matrix: Tensor) -> Tensor:
         """Onto antisymmetric matrices, those with ``A 1 = 0`` where the ones are fixed."""
@@ -209,7 +209,7 @@ class Rotation(ContinuousGroup):
         for piece, scale in self._frames(state):
             matrix = self._matrix(piece, state)
             target = self._matrix(piece, tangent)
-            self._write(piece, tangent, target + _acting(skew, scale, matrix) @ matrix)
+            self._write(piece, tangent, target + scaled(skew, scale).to(matrix.dtype) @ matrix)
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
         total = self._zeros(state)
@@ -306,11 +306,6 @@ class Rotation(ContinuousGroup):
         return dataclasses.replace(self, pieces=tuple(p for p, _ in (*moved, *read)), stream=stream)
 
 
-def _acting(matrix: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
-    """What acts on a piece where ``matrix`` acts on the piece over ``scale``."""
-    return (matrix if scale is None else scale * matrix / scale.mT).to(like.dtype)
-
-
 def _uneven(scale: Tensor | None, dtype: torch.dtype) -> bool:
     """Whether gains differ in size by more than rounding."""
     if scale is None:
@@ -322,8 +317,7 @@ def _uneven(scale: Tensor | None, dtype: torch.dtype) -> bool:
 
 def _meeting(first: Tensor, second: Tensor, scale: Tensor | None) -> Tensor:
     """``(scale first) (second / scale)^T``: large tensors in their own type, what is small in float64."""
-    product = (first @ second.mT).double()
-    return (product if scale is None else scale * product / scale.mT).sum(0)
+    return scaled((first @ second.mT).double(), scale).sum(0)
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:

@@ -53,7 +53,7 @@ class TurningGenerators(Generators):
     def turn_(self, rotation: Tensor) -> None:
         """Act with ``(features, features)`` on the state itself, in place."""
         for scale, members in self._sets:
-            acting = _scaled(rotation.to(members[0][2].dtype)[None], scale)
+            acting = scaled(rotation.to(members[0][2].dtype)[None], scale)
             for piece, last, matrix in members:
                 view = piece.view(self._state)
                 view.copy_((matrix @ acting.mT if last else acting @ matrix).reshape(view.shape))
@@ -62,7 +62,7 @@ class TurningGenerators(Generators):
         skew = self._project(coefficients.double())
         for scale, members in self._sets:
             # it acts from the right as its transpose
-            acting = _scaled(skew.to(members[0][2].dtype)[None], scale)
+            acting = scaled(skew.to(members[0][2].dtype)[None], scale)
             for piece, last, matrix in members:
                 target, view = self._matrix(piece, last, tangent), piece.view(tangent)
                 factors = (matrix, acting.mT) if last else (acting, matrix)
@@ -83,9 +83,10 @@ class TurningGenerators(Generators):
                 part = moved.mT @ matrix if last else moved @ matrix.mT
                 total = part if total is None else total + part
             assert total is not None
-            met.append(_scaled(total, scale).sum(0).double())
+            met.append(scaled(total, scale).sum(0).double())
         return torch.stack(met).sum(0)
 
 
-def _scaled(matrix: Tensor, scale: Tensor | None) -> Tensor:
+def scaled(matrix: Tensor, scale: Tensor | None) -> Tensor:
+    """What acts on a piece where ``matrix`` acts on the piece over ``scale``."""
     return matrix if scale is None else scale * matrix / scale.mT
