@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -101,10 +101,6 @@ class _Measured:
     axis: int
     load: float
     noisy_load: float = math.nan
-
-
-def _plain(measured: _Measured) -> list[float]:
-    return [measured.step, measured.axis, measured.load, measured.noisy_load]
 
 
 def _measured(plain: Sequence[float]) -> _Measured:
@@ -235,8 +231,8 @@ class ShockLRController(Callback):
             "factor": self.factor,
             "changes": [list(change) for change in self._changes],
             "last_probe": self._last_probe,
-            "pending": [_plain(measured) for measured in self._pending],
-            "latest": None if self._latest is None else _plain(self._latest),
+            "pending": [list(astuple(measured)) for measured in self._pending],
+            "latest": None if self._latest is None else list(astuple(self._latest)),
             "losses": [float(loss) for loss in self._losses],
             "rise": self._rise.state_dict(),
         }

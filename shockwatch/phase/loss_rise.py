@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,12 @@ class LossRise:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a memory written by :meth:`state_dict`."""
         self.seen = bool(state["seen"])
-        self._lowest, self._scatter = float(state["lowest"]), float(state["scatter"])
+        # the first releases kept no scatter: it is taken again with the next lowest level
+        self._lowest, self._scatter = float(state["lowest"]), float(state.get("scatter", math.nan))
         self._past = deque((float(loss) for loss in state["past"]), maxlen=_MEMORY)
 
 
-def _scatter(losses: Sequence[float] | deque[float]) -> float:
+def _scatter(losses: Iterable[float]) -> float:
     """Standard deviation of the noise in these losses, five at least, if it is normal."""
     past = [loss for loss in losses if math.isfinite(loss)]
     # a median: one broken batch must not hide the next

@@ -77,3 +77,11 @@ def test_what_was_seen_stays_seen_and_survives_a_checkpoint():
     other.load_state_dict(rise.state_dict())
     assert other.seen
     assert not LossRise().update([])
+
+
+def test_a_state_without_a_scatter_is_taken_up() -> None:
+    rise = LossRise()
+    rise.load_state_dict({"seen": False, "lowest": 1.0, "past": [1.0] * 20})
+    assert not rise.update([50.0] * 5)  # nothing says yet how much the loss scatters
+    rise.update([0.5] * 10)
+    assert rise.update([50.0] * 5)
