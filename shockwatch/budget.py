@@ -110,16 +110,18 @@ class ProbeSchedule:
             index: number of the snapshot since the start.
             spending: seconds of capture and worker, those of one more probe included.
         """
-        probe = self._decide(index, spending)
+        probe = self.possible(index, spending)
         if probe:
             self._last = index
         return probe
 
-    def _decide(self, index: int, spending: Spending) -> bool:
+    def possible(self, index: int, spending: Spending) -> bool:
+        """What ``due`` would say now, without remembering it; from any thread."""
         if self._mode == "off":
             return False
         if isinstance(self._mode, int):
-            return self._last is None or index // self._mode > self._last // self._mode
+            last = self._last
+            return last is None or index // self._mode > last // self._mode
         return spending.within(self._budget)
 
     def first_at(self, spending: Spending) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from shockwatch.snapshot import State
+from shockwatch.moments import adam_moments
+from shockwatch.snapshot import Moments, State
 
 COMPILED_PREFIX = "_orig_mod."
 
@@ -38,6 +40,7 @@ class Slot:
         state: the buffers by name. They are overwritten once the slot was handed back.
         loss: scalar buffer, float64; means something only where ``loss_known``.
         loss_known: whether the last copy came with a loss.
+        moments: of Adam, in buffers that are allocated when first needed and kept as long as they fit; else None.
     """
 
     def __init__(self, state: State, loss: Tensor, event: torch.cuda.Event | None) -> None:
@@ -45,6 +48,8 @@ class Slot:
         self.loss = loss
         self.loss_known = False
         self.event = event
+        self.moments: dict[str, Moments] | None = None
+        self.beside: list[Tensor] = []
 
     def wait(self) -> None:
         """Block the calling (worker) thread until the copy is complete."""
@@ -58,7 +63,8 @@ class Capture:
     On the CPU a copy is one ``torch._foreach_copy_``. On one CUDA device the tensors are first copied on
     the device into a staging set (the training stream may overwrite the parameters right after), then
     moved to pinned memory on a side stream; the host never waits. The staging set costs the size of the
-    model once in device memory. Tensors on several devices are copied one by one, blocking.
+    model once in device memory, with Adam's state three times. Tensors on several devices are copied one by one,
+    blocking.
 
     Args:
         tensors: returns the live tensors by name; called at each copy.
@@ -105,10 +111,15 @@ class Capture:
         """Hand a slot back; safe from any thread."""
         if not self._keep:
             slot.state.clear()
+            slot.beside = []
+        slot.moments = None
         self._free.append(slot)
 
-    def fill(self, slot: Slot, loss: Tensor | float | None = None) -> None:
-        """Copy the live tensors, as they are now, into ``slot``.
+    def fill(
+        self, slot: Slot, loss: Tensor | float | None = None, optimizers: Iterable[Optimizer] = ()
+    ) -> None:
+        """Copy the live tensors, as they are now, into ``slot``; with them what Adam holds, if it is among
+        ``optimizers``.
 
         Raises:
             CaptureError: if tensors were added, removed, resized or moved since the buffers were made.
@@ -118,20 +129,28 @@ class Capture:
             raise CaptureError(_difference(self._layout, layout))
         if not self._keep:
             slot.state.update(self._buffers(sources))
-        targets, values = list(slot.state.values()), list(sources.values())
+        moments = adam_moments(sources, optimizers)
+        beside = [tensor for held in (moments or {}).values() for tensor in held.tensors()]
+        # parameters may get a state late, groups may be added: the buffers follow
+        if moments is not None and _alike(beside) != _alike(slot.beside):
+            slot.beside = self._buffers_like(beside)
+        targets = [*slot.state.values(), *(slot.beside if beside else ())]
+        values = [*sources.values(), *beside]
         with torch.no_grad():
             if self._staged is not None and slot.event is not None:
                 self._staged.copy(targets, values, slot, loss)
             else:
                 torch._foreach_copy_(targets, values)
                 _copy_loss(slot, loss)
+        buffers = iter(slot.beside)
+        slot.moments = moments and {name: held.holding(buffers) for name, held in moments.items()}
 
     def _buffers(self, sources: State) -> State:
+        return dict(zip(sources, self._buffers_like(list(sources.values())), strict=True))
+
+    def _buffers_like(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         pin = self._device is not None
-        return {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pin)
-            for name, tensor in sources.items()
-        }
+        return [torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=pin) for t in tensors]
 
     def _make_slot(self, sources: State) -> Slot:
         state, pin = self._buffers(sources), self._device is not None
@@ -143,7 +162,7 @@ class _Staging:
     """The copy on the device, and the stream that carries it to the host."""
 
     def __init__(self, sources: list[Tensor], device: torch.device) -> None:
-        self._buffers = [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in sources]
+        self._buffers = _empty_like(sources, device)
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._carried: torch.cuda.Event | None = None
@@ -155,18 +174,29 @@ class _Staging:
         if self._carried is not None:
             # the last copy must have left the staging set; the device waits for it, the host does not
             training.wait_event(self._carried)
-        torch._foreach_copy_(self._buffers, sources)
+        if _alike(self._buffers[: len(sources)]) != _alike(sources):
+            self._buffers = _empty_like(sources, self._device)
+        staged = self._buffers[: len(sources)]
+        torch._foreach_copy_(staged, sources)
         if isinstance(loss, Tensor):
             loss = loss.detach().to(torch.float64, copy=True)
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):
-            torch._foreach_copy_(targets, self._buffers, non_blocking=True)
+            torch._foreach_copy_(targets, staged, non_blocking=True)
             _copy_loss(slot, loss)
             if isinstance(loss, Tensor) and loss.is_cuda:
                 loss.record_stream(self._stream)
             assert slot.event is not None
             slot.event.record(self._stream)
         self._carried = slot.event
+
+
+def _empty_like(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    return [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
+
+
+def _alike(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
 def _copy_loss(slot: Slot, loss: Tensor | float | None) -> None:

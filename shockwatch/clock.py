@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class TrainingClock:
         self.stability_rate = math.nan
         self.weight_decay = 0.0
         self._handles: list[RemovableHandle] = []
+        self._listened: list[weakref.ref[Optimizer]] = []
         self._seen: tuple[Optimizer, list[Any]] | None = None
 
     @property
@@ -47,11 +49,19 @@ class TrainingClock:
         names = ("training_time", "time_per_step", "learning_rate", "pace", "stability_rate", "weight_decay")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those of ``listen`` that are still alive."""
+        alive = (reference() for reference in self._listened)
+        return tuple(optimizer for optimizer in alive if optimizer is not None)
+
     def listen(self, optimizers: list[Optimizer]) -> None:
         """Advance at every step these optimisers take, until ``stop``."""
         self.stop()
+        self._listened = []
         for optimizer in optimizers:
             if isinstance(optimizer, Optimizer):
+                self._listened.append(weakref.ref(optimizer))
                 hook = self._after_inner_step if _steps_within(optimizer) else self._after_step
                 self._handles.append(optimizer.register_step_post_hook(hook))
 

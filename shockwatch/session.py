@@ -231,8 +231,9 @@ class Session:
                     self._capture.release(slot)
                 self._worker.refuse()
                 return
-            self._capture.fill(slot, loss)
-            self._worker.submit(Snapshot(step, slot.state, loss=None, **clock.reading), slot)
+            self._capture.fill(slot, loss, clock.optimizers if self._worker.may_probe() else ())
+            snapshot = Snapshot(step, slot.state, loss=None, moments=slot.moments, **clock.reading)
+            self._worker.submit(snapshot, slot)
         except Exception as error:
             self._capture = None
             if self._ranks is not None:

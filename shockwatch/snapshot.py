@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,6 +12,44 @@ from shockwatch.pace import Pace
 
 State = dict[str, Tensor]
 """Parameters and buffers by name, as in ``named_parameters`` and ``named_buffers``."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What ``torch.optim.Adam`` or ``AdamW`` holds of one parameter, and the settings of its next step.
+
+    Attributes:
+        mean, square: ``exp_avg`` and ``exp_avg_sq``, of the parameter's shape.
+        largest: ``max_exp_avg_sq``, with ``amsgrad`` only.
+        steps: taken so far; a tensor where a device counts them.
+        rate: ``lr``.
+        first, second: ``betas``.
+        eps: ``eps``.
+        coupled, decoupled: weight decay that enters the gradient, and that which shrinks the parameter by itself.
+    """
+
+    mean: Tensor
+    square: Tensor
+    largest: Tensor | None
+    steps: float | Tensor
+    rate: float
+    first: float
+    second: float
+    eps: float
+    coupled: float
+    decoupled: float
+
+    def tensors(self) -> list[Tensor]:
+        """All it holds."""
+        held = (self.mean, self.square, self.largest, self.steps)
+        return [tensor for tensor in held if isinstance(tensor, Tensor)]
+
+    def holding(self, tensors: Iterator[Tensor]) -> Moments:
+        """The same with the next of ``tensors`` in place of those it holds."""
+        mean, square = next(tensors), next(tensors)
+        largest = None if self.largest is None else next(tensors)
+        steps = next(tensors) if isinstance(self.steps, Tensor) else self.steps
+        return replace(self, mean=mean, square=square, largest=largest, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -29,6 +68,8 @@ class Snapshot:
             edge is not one of the plain Hessian.
         weight_decay: the coefficient the optimiser couples into the gradient; NaN where it has several.
         pace: step size and momentum of ``torch.optim.SGD``; None for other optimisers.
+        moments: private copies of what Adam holds, by parameter; None for other optimisers, and where no probe could
+            follow. A parameter that is not in it has never had a gradient.
     """
 
     step: int
@@ -40,6 +81,7 @@ class Snapshot:
     stability_rate: float = math.nan
     weight_decay: float = 0.0
     pace: Pace | None = None
+    moments: dict[str, Moments] | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ TAGS: dict[str, Tag] = {
         "How fast the stored parameters move; depends on the gauge.", "parameter units per training time"
     ),
     "raw/drift": Tag("Share of the displacement that runs along orbits and changes nothing.", "1"),
+    "raw/lr_lambda_max": Tag(
+        "Largest curvature in the metric of Adam times its learning rate over its momentum factor: 2 is the edge of "
+        "stability of Adam and AdamW; depends on the gauge, as they do. Not there for other optimisers.",
+        "1",
+    ),
     "shock/lambda_min": Tag(
         "Smallest curvature of the loss on the quotient; negative means unstable.",
         "1 per training time",

@@ -21,6 +21,7 @@ from shockwatch.snapshot import Observation, Snapshot
 
 _IDLE_SECONDS = 0.5
 _EXIT_SECONDS = 30.0
+_LATER = 1.25  # a snapshot waits for its turn, and the budget grows meanwhile
 
 
 ONE_AT_A_TIME = threading.RLock()
@@ -37,7 +38,10 @@ class Analysis(Protocol):
     @property
     def sketched(self) -> bool:
         """Whether copies of the parameters are to be gone once a snapshot is analysed."""
-        ...
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether a probe wants the optimiser's state, and one may come at all."""
 
     @property
     def probe_seconds(self) -> float:
@@ -150,7 +154,7 @@ class Worker:
         self._total_seconds = 0.0
         self._spent_seconds = 0.0
         self._plain_seconds = 0.0
-        self._last_plain = 0.0
+        self._last_plain = self._expected = 0.0
         self._last_probe: float | None = None
         self._said_waiting = False
         self._proximity = 0.0
@@ -210,6 +214,13 @@ class Worker:
             waiting = len(self._queue) + (self._current is not None)
             seconds = self._plain_seconds + self._last_plain * (waiting + 1)
             return Spending(seconds, time.perf_counter() - self._started, self._proximity)
+
+    def may_probe(self) -> bool:
+        """Whether the next snapshot may become a probe that reads the optimiser's state."""
+        with self._lock:
+            elapsed = _LATER * (time.perf_counter() - self._started)
+            spending = Spending(self._spent_seconds + self._expected, elapsed, self._proximity)
+            return self._analysis.reads_moments and self._schedule.possible(self._submitted, spending)
 
     def next_result(self) -> Result | None:
         """The oldest result not yet taken, or None; never waits, and takes no lock: it is asked for at every step."""
@@ -303,12 +314,14 @@ class Worker:
             if job.index == 0:
                 self._analysis.prepare(snapshot)
                 began = self._clock()
-            expected = self._analysis.probe_seconds if self._last_probe is None else self._last_probe
             with self._lock:
-                seconds = self._spent_seconds + (self._clock() - start) + expected
+                self._expected = (
+                    self._analysis.probe_seconds if self._last_probe is None else self._last_probe
+                )
+                seconds = self._spent_seconds + (self._clock() - start) + self._expected
                 spending = Spending(seconds, time.perf_counter() - self._started, self._proximity)
             probe = self._schedule.due(job.index, spending)
-            note = self._waiting(expected, spending)
+            note = self._waiting(spending)
             observation = self._analysis.process(snapshot, probe)
             observation = replace(observation, notes=(*observation.notes, *note))
             error = observation.error
@@ -320,15 +333,15 @@ class Worker:
             error = caught
         self._store(job, observation, probe, error, state, start, began)
 
-    def _waiting(self, expected: float, spending: Spending) -> tuple[str, ...]:
+    def _waiting(self, spending: Spending) -> tuple[str, ...]:
         """Said once: that the budget does not pay for a first probe yet."""
         at = self._schedule.first_at(spending)
         if at is None or self._said_waiting:
             return ()
         self._said_waiting = True
         return (
-            f"curvature: a probe is expected to take {expected:.1f} s, so the budget pays for the first one about "
-            f"{at:.0f} s into the run. A larger budget= brings it sooner, probe=1 at once.",
+            f"curvature: a probe is expected to take {self._expected:.1f} s, so the budget pays for the first one "
+            f"about {at:.0f} s into the run. A larger budget= brings it sooner, probe=1 at once.",
         )
 
     def _store(
@@ -356,7 +369,7 @@ class Worker:
             elapsed = max(time.perf_counter() - self._started, 1e-9)
             cost = Cost(self._dropped, self._errors, self._total_seconds, self._spent_seconds / elapsed)
             if not self._abandoned:
-                snapshot = replace(job.snapshot, state={})
+                snapshot = replace(job.snapshot, state={}, moments=None)
                 self._results.append(Result(snapshot, observation, probe, cost, _bare(error), state))
 
     def _give_up_current(self, error: BaseException) -> None:

@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # may import each other.
 LAYERS = [
     {"errors", "norms", "pace", "snapshot", "tags"},
-    {"openmp", "priority", "clock", "capture", "memory", "replica", "shards"},
+    {"openmp", "priority", "clock", "moments", "capture", "memory", "replica", "shards"},
     {"tracing"},
     {"symmetry", "geometry"},
     {"sharding"},

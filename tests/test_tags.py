@@ -9,7 +9,7 @@ from shockwatch.tags import PATTERNS, TAGS, describe, known_tag, require_known_t
 
 CONTRACT = {
     "quotient": "norm speed path_length viscosity distance_from_start measure_speed",
-    "raw": "norm speed drift",
+    "raw": "norm speed drift lr_lambda_max",
     "shock": "lambda_min lambda_max lr_lambda_max time steps proximity rate reynolds strength arrival_steps "
     "arrival_error forecast_score trajectory_steps gradient_field local_entropy_gap basin_gap burgers_residual",
     "phase": "changepoint variance autocorrelation trend state variance_pvalue autocorrelation_pvalue "

@@ -1,6 +1,7 @@
 """Curvature of the loss on the quotient: Hessian-vector products of ``P H P``, the ends of its spectrum,
 and its spectral measure seen from one vector (theory.md 5)."""
 
+from shockwatch.curvature.adaptive import AdaptedLoss
 from shockwatch.curvature.density import SpectralDensity, spectral_density
 from shockwatch.curvature.extremes import ExtremeEigenvalues, Recycled, extreme_eigenvalues
 from shockwatch.curvature.hvp import CanonicalLoss
@@ -17,6 +18,7 @@ from shockwatch.curvature.spectral_measure import (
 from shockwatch.curvature.weight_decay import DecayedLoss, has_minimum_norm, with_weight_decay
 
 __all__ = [
+    "AdaptedLoss",
     "CanonicalLoss",
     "DecayedLoss",
     "ExtremeEigenvalues",

@@ -6,7 +6,7 @@ With ``D`` frozen this is a heavy ball of momentum ``beta_1`` and dampening ``be
 ``lambda_max(D^-1/2 H D^-1/2) = (2 + 2 beta_1) / ((1 - beta_1) lr)``, 38 / lr for ``beta_1 = 0.9``. Folding that factor
 into the rates puts the edge at 2, as for gradient descent (:func:`shockwatch.clock.stability_rate`).
 
-Not measured by the watch: it would need a copy of the optimiser's state in every snapshot.
+The watch measures it at every probe, as ``raw/lr_lambda_max``, from the copy of Adam's state in the snapshot.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from torch.optim import Optimizer
 from shockwatch.clock import group_weight_decay
 from shockwatch.curvature.ritz import Operator
 from shockwatch.errors import require_float
+from shockwatch.moments import is_adam, moments_of
+from shockwatch.snapshot import Moments
 from shockwatch.symmetry.generic import widened
 from shockwatch.tracing import LossFunction, StepLoss, trace_step
 
@@ -44,7 +46,7 @@ def adam_rates(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: for another optimiser, ``maximize``, a parameter it does not hold, or before the first step.
     """
-    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+    if not is_adam(optimizer):
         raise ValueError(f"optimizer={type(optimizer).__name__}: must be torch.optim.Adam or AdamW")
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     foreign = [i for i, p in enumerate(parameters) if id(p) not in groups]
@@ -55,20 +57,36 @@ def adam_rates(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Tensor:
     states = [optimizer.state.get(p, {}) for p in parameters]
     if not any(states):
         raise ValueError("optimizer: must have taken a step, its state is empty")
-    return torch.cat(
-        [_rates(p, groups[id(p)], state).reshape(-1) for p, state in zip(parameters, states, strict=True)]
-    )
+    held = [
+        moments_of(optimizer, groups[id(p)], p, state) if state else None
+        for p, state in zip(parameters, states, strict=True)
+    ]
+    return flat_rates(held, parameters, torch.float64)
 
 
-def _rates(parameter: Tensor, group: dict[str, Any], state: dict[str, Any]) -> Tensor:
-    if not state:
-        return torch.zeros_like(parameter, dtype=torch.float64)
-    first, second = (float(beta) for beta in group["betas"])
-    steps = float(state["step"])
-    squares = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"].detach().double()
-    scale = (squares / (1.0 - second**steps)).sqrt() + float(group["eps"])
-    rate = float(group["lr"]) * (1.0 - first) / ((1.0 + first) * (1.0 - first**steps))
-    rates: Tensor = rate / scale
+def flat_rates(
+    moments: Sequence[Moments | None], like: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> Tensor:
+    """:func:`adam_rates` from the moments of each tensor; zero where there are none.
+
+    Args:
+        moments: one a tensor.
+        like: the tensors, for their shapes.
+        dtype: of the result; ``None``: that of ``like``.
+    """
+    parts = [
+        torch.zeros_like(tensor, dtype=dtype) if held is None else _rates(held, dtype or tensor.dtype)
+        for held, tensor in zip(moments, like, strict=True)
+    ]
+    return torch.cat([part.detach().reshape(-1) for part in parts])
+
+
+def _rates(held: Moments, dtype: torch.dtype) -> Tensor:
+    steps = float(held.steps)
+    squares = (held.square if held.largest is None else held.largest).to(dtype)
+    scale = (squares / (1.0 - held.second**steps)).sqrt_().add_(held.eps)
+    rate = held.rate * (1.0 - held.first) / ((1.0 + held.first) * (1.0 - held.first**steps))
+    rates: Tensor = scale.reciprocal_().mul_(rate)
     return rates
 
 

@@ -100,6 +100,11 @@ class Engine:
         return self._step.quotient()
 
     @property
+    def reads_moments(self) -> bool:
+        """Whether a probe wants the optimiser's state: where curvature may be measured, and there is memory for it."""
+        return self._step.probes and not self.sketched
+
+    @property
     def probe_seconds(self) -> float:
         """What a probe is expected to take; 0 where none is possible, or it is not known."""
         return self._probe_seconds or 0.0
@@ -149,6 +154,12 @@ class Engine:
             if probe and self._step.loss is not None and not products:
                 notes += self._cramped()
             if self._step.loss is not None and products:
+                try:
+                    adapted, news = self._look.adapted(self._step.loss, snapshot, most_products=products)
+                    values.update(adapted)
+                    notes += news
+                except Exception as error:
+                    errors.append(error)
                 try:
                     viscosity = values.get("quotient/viscosity", math.nan)
                     seen, shock, news = self._look.see(

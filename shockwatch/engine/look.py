@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shockwatch.curvature import CanonicalLoss, Recycled, with_weight_decay
+from shockwatch.curvature import AdaptedLoss, CanonicalLoss, Recycled, with_weight_decay
 from shockwatch.engine.watched_step import WatchedStep, cast
 from shockwatch.figures import Album
 from shockwatch.observables import Point
@@ -43,8 +43,24 @@ class CurvatureLook:
         self._generator = torch.Generator().manual_seed(seed)
         self._gradient: tuple[Tensor, State] | None = None
         self._recycled: Recycled | None = None
+        self._sharpest: Tensor | None = None
         self._said = False
         self.forgets = False
+
+    def adapted(
+        self, loss: StepLoss, snapshot: Snapshot, *, most_products: int
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """What belongs to Adam and to the raw point of ``snapshot``: its scalars, none for another optimiser."""
+        if not snapshot.moments:
+            return {}, ()
+        dtype, device = self._step.dtype, self._step.device
+        state = {n: cast(t, dtype).to(device) for n, t in snapshot.state.items()}
+        frozen = {n: cast(t, dtype) for n, t in self._step.frozen.items()}
+        adapted = AdaptedLoss(loss, state, frozen, snapshot.moments)
+        sharpness, self._sharpest, _ = adapted.sharpness(
+            self._sharpest, self._generator, _LOOSE, most_products=most_products
+        )
+        return {"raw/lr_lambda_max": sharpness}, ()
 
     def see(
         self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float, *, most_products: int

@@ -39,6 +39,7 @@ class ShardedStep:
 
     found: ShardedQuotient | None = None
     traced: bool = False
+    probes: bool = False
     errors: tuple[Exception, ...] = ()
     loss: None = None
     dtype: None = None

@@ -105,6 +105,11 @@ class WatchedStep:
         return self._trace is not None
 
     @property
+    def probes(self) -> bool:
+        """Whether its curvature will be asked for, and may be known."""
+        return self._probes and self._trace is not None
+
+    @property
     def inferred(self) -> bool:
         """Whether the quotient is known."""
         return self._quotient is not None

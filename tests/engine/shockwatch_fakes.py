@@ -15,6 +15,7 @@ class FakeAnalysis:
     """Reports norm, loss and clock of each snapshot; may be slow, wait for permission, or fail."""
 
     sketched = False
+    reads_moments = True
     probe_seconds = 0.0
 
     def __init__(
