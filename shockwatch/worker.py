@@ -315,9 +315,7 @@ class Worker:
                 self._analysis.prepare(snapshot)
                 began = self._clock()
             with self._lock:
-                self._expected = (
-                    self._analysis.probe_seconds if self._last_probe is None else self._last_probe
-                )
+                self._expected = self._last_probe or self._analysis.probe_seconds
                 seconds = self._spent_seconds + (self._clock() - start) + self._expected
                 spending = Spending(seconds, time.perf_counter() - self._started, self._proximity)
             probe = self._schedule.due(job.index, spending)
@@ -359,7 +357,7 @@ class Worker:
             now = self._clock()
             self._total_seconds += now - start
             if probe:
-                self._last_probe = now - began
+                self._last_probe = self._expected = now - began
             else:
                 self._last_plain = now - began
             self._spent_seconds += now - start
