@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,16 @@ from shockwatch.symmetry.paths import PathCheck, report
 from shockwatch.symmetry.quotient import Quotient
 from shockwatch.symmetry.unread import unread_rows
 from shockwatch.symmetry.untied import hidden_behind, newly_seen, without_contained
-from shockwatch.symmetry.verify import Verifier, action, holds
-from shockwatch.tracing import LossFunction, StepLoss, Trace, trace_step, without_epsilon
+from shockwatch.symmetry.verify import Measuring, Screened, Verifier, action, holds
+from shockwatch.tracing import (
+    FewerSamples,
+    LossFunction,
+    StepLoss,
+    Trace,
+    enough_samples,
+    trace_step,
+    without_epsilon,
+)
 
 
 def infer_symmetries(
@@ -77,9 +86,13 @@ def quotient_of(
     acting = {name: tensor for name, tensor in tensors.items() if name in moving}
     fixed = {name: tensor for name, tensor in tensors.items() if name not in moving}
     wide = trace.in_dtype(torch.float64)
-    verifier = Verifier(
-        StepLoss(wide, batch), acting, fixed, seed, lambda: StepLoss(without_epsilon(wide), batch)
-    )
+
+    def on(samples: int | None) -> Verifier:
+        make = StepLoss if samples is None else partial(FewerSamples, count=samples)
+        return Verifier(make(wide, batch), acting, fixed, seed, lambda: make(without_epsilon(wide), batch))
+
+    enough = enough_samples(trace, batch)
+    verifier = Screened(None if enough is None else partial(on, enough), partial(on, None))
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     empty = {name for name, t in tensors.items() if not t.numel()}
     kept, rejected, elsewhere = _verified(system, verifier, check, empty)
@@ -109,7 +122,7 @@ def quotient_of(
 
 
 def _verified(
-    system: ChargeSystem, verifier: Verifier, check: PathCheck | None, empty: Set[str]
+    system: ChargeSystem, verifier: Measuring, check: PathCheck | None, empty: Set[str]
 ) -> tuple[list[SymmetryGroup], list[SymmetryGroup], list[SymmetryGroup]]:
     """The groups whose measured invariance holds, those whose does not, and those that fail on other batches.
 
@@ -151,13 +164,13 @@ def _verified(
 
 
 def _lists(
-    trace: Trace, tensors: Mapping[str, Tensor], verifier: Verifier, check: PathCheck | None
+    trace: Trace, tensors: Mapping[str, Tensor], verifier: Measuring, check: PathCheck | None
 ) -> list[SymmetryGroup]:
     """Permutations of modules in lists, the first of each list that the measurement admits."""
     kept: list[SymmetryGroup] = []
     for choices in candidates(trace, tensors):
         for group in choices:
-            group.residual = verifier.residual(group)
+            verifier.measure([group])
             if holds(group, group.residual) and (check is None or not check.split([group])[1]):
                 kept.append(group)
                 break
@@ -167,7 +180,7 @@ def _lists(
 def _with_declared(
     by_hand: Sequence[SymmetryGroup],
     kept: list[SymmetryGroup],
-    verifier: Verifier,
+    verifier: Measuring,
     check: PathCheck | None,
     state: State,
     seed: int,
@@ -177,7 +190,7 @@ def _with_declared(
     point = generic_point(state, torch.Generator().manual_seed(seed)) if by_hand else {}
     for group in by_hand:
         title = f"shockwatch: declared {group.kind} {group.name}"
-        group.residual = verifier.residual(group)
+        verifier.measure([group])
         if not holds(group, group.residual) or (check is not None and check.split([group])[1]):
             refused.append(group)
             warn(f"{title} is refused: a random element changes the loss by {group.residual:.1e}.")

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +33,43 @@ _SMALL = 4_000_000
 _SHARE = 0.5
 # Or as a share of what the largest group takes by itself, if that is more.
 _SHARE_ALONE = 0.75
+
+
+class Measuring(Protocol):
+    """What sets residuals."""
+
+    def measure(self, groups: Sequence[SymmetryGroup]) -> None:
+        """Set ``residual`` of each group."""
+
+
+class Screened:
+    """Measures groups on a few samples, and those that this refuses on all of them.
+
+    Args:
+        few: makes a verifier on a few samples; it may raise. None: there is none.
+        whole: makes the one on all.
+    """
+
+    def __init__(self, few: Callable[[], Verifier] | None, whole: Callable[[], Verifier]) -> None:
+        self._few, self._whole = few, whole
+        self._made: dict[Callable[[], Verifier], Verifier] = {}
+
+    def measure(self, groups: Sequence[SymmetryGroup]) -> None:
+        """:meth:`Verifier.measure`."""
+        if self._few is not None:
+            try:
+                self._on(self._few).measure(groups)
+            except (RuntimeError, ValueError, IndexError, KeyError, TypeError, NotImplementedError):
+                _log.debug("the step does not run on fewer samples", exc_info=True)
+                self._few = None
+        doubtful = groups if self._few is None else [g for g in groups if not holds(g, g.residual)]
+        if doubtful:
+            self._on(self._whole).measure(doubtful)
+
+    def _on(self, make: Callable[[], Verifier]) -> Verifier:
+        if make not in self._made:
+            self._made[make] = make()
+        return self._made[make]
 
 
 class _Moved(State):
@@ -123,11 +160,6 @@ class Verifier:
             self._loss, self._base = kept
         for group, residual in zip(groups, stated, strict=True):
             group.residual = residual if group.residual < _TOLERANCE else math.inf
-
-    def residual(self, group: SymmetryGroup) -> float:
-        """:meth:`measure` of one group."""
-        self.measure([group])
-        return group.residual
 
     def _bytes_of(self, names: Iterable[str]) -> int:
         return sum(self._point.bytes(name) for name in names)

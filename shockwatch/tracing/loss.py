@@ -72,7 +72,10 @@ class StepLoss:
         parameters = [partial(read, n) for n in self.names]
         others = [partial(own, n) for n in self._fixed]
         with torch.no_grad():
-            return float(StreamedGraph(self._graph).evaluate(parameters, others, self._leaves))
+            return float(self._streamed().evaluate(parameters, others, self._leaves))
+
+    def _streamed(self) -> StreamedGraph:
+        return StreamedGraph(self._graph)
 
     def output(self, state: State, frozen: State) -> Tensor:
         """What the graph returns, where that is not a loss but any tensor."""

@@ -15,6 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from shockwatch.snapshot import State
@@ -209,7 +210,8 @@ def _traced(step: PrivateStep, batch: Any, fake: bool) -> Trace:
         [twin(step.tensors[n], False) for n in fixed],
         [twin(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
     )
-    with undisturbed(), _plain_kernels():
+    # compiled when it is run as a whole, if ever, and so are its copies: most are read node by node
+    with undisturbed(), _plain_kernels(), _use_lazy_graph_module(True):
         graph = make_fx(
             run,
             decomposition_table(),

@@ -13,7 +13,7 @@ from shockwatch.symmetry import infer_symmetries, verify
 from shockwatch.symmetry.generic import GenericPoint
 from shockwatch.symmetry.groups import GeneralLinear, Permutation, ScalingGroup, SymmetryGroup
 from shockwatch.symmetry.verify import Verifier
-from shockwatch.tracing import StepLoss, trace_step
+from shockwatch.tracing import StepLoss, fewer, trace_step
 from tests.symmetry.cases import BY_NAME, CASES, Case, state_of
 
 
@@ -73,12 +73,16 @@ def test_the_order_of_two_units_is_tried_and_not_only_the_identity() -> None:
     loss = StepLoss(trace_step(model, case.loss, batch).in_dtype(torch.float64), batch)
     for seed in range(20):
         verifier = Verifier(loss, state_of(model), {}, seed)
-        assert verifier.residual(false) > 1e-6
-        assert verifier.residual(true) < 1e-12
+        verifier.measure([false])
+        verifier.measure([true])
+        assert false.residual > 1e-6
+        assert true.residual < 1e-12
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_large_models_have_the_groups_of_small_ones(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_and_few_samples_have_the_groups_of_small_ones_and_all(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = case.model(torch.float32)
     data = case.data(dtype=torch.float32)
     small = infer_symmetries(model, case.loss, data)
@@ -86,6 +90,10 @@ def test_large_models_have_the_groups_of_small_ones(case: Case, monkeypatch: pyt
     large = infer_symmetries(model, case.loss, data)
     assert [(g.kind, g.name, g.dim) for g in large.groups] == [(g.kind, g.name, g.dim) for g in small.groups]
     assert large.dim_exact == small.dim_exact
+    monkeypatch.setattr(fewer, "_ENTRIES", 1)
+    few = infer_symmetries(model, case.loss, data)
+    assert [(g.kind, g.name, g.dim) for g in few.groups] == [(g.kind, g.name, g.dim) for g in small.groups]
+    assert few.dim_exact == small.dim_exact
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
