@@ -222,9 +222,9 @@ class Engine:
         # the snapshot's own buffers are filled again
         raw.update({n: raw[n].clone() for n in raw.shared})
         if reference is None:
-            self._order = quotient.order_by_size(raw)
-        canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
-        if reference is not None:
+            canonical, self._order = quotient.begin(raw, self._gauge)
+        else:
+            canonical = quotient.canonicalize(self._order.apply(raw), reference, self._gauge)
             moved = quotient.euclidean(canonical, reference)
             far = moved > JUMP * quotient.norm(reference)
             if resumed or (far and not quotient.in_order(canonical, reference)):

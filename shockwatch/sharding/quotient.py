@@ -98,8 +98,8 @@ class ShardedQuotient(Quotient):
             self._acting(state).align_(moved, target)
         return moved
 
-    def order_by_size(self, state: Mapping[str, Tensor]) -> UnitOrder:
-        return UnitOrder()
+    def begin(self, state: Mapping[str, Tensor], gauge: Gauge) -> tuple[Packed, UnitOrder]:
+        return self.canonicalize(state, None, gauge), UnitOrder()
 
     def in_order(self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> bool:
         return True

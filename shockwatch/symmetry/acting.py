@@ -68,15 +68,15 @@ class Acting:
         for groups in self.components:
             balance_(groups, state.stacks, gauge)
 
-    def begin(self, state: Mapping[str, Tensor], gauge: Gauge) -> Packed:
-        """The balanced point of the first state of a run in a fixed random frame; it becomes ``gauge``."""
+    def begin_(self, point: Packed, gauge: Gauge) -> None:
+        """Turn the balanced point of the first state of a run to a fixed random frame; ``gauge`` knows the turns only.
+
+        The next state is balanced from nothing, then: that takes little longer.
+        """
         gauge.forget()
-        point = self.layout.pack(state)
-        self.balance_(point, gauge)
         for group in sorted(self._framed, key=lambda g: g.frame_order):
             gauge.turn(group, group.fix_frame_(point.stacks))
         gauge.settled = True
-        return point
 
     def follow(self, state: Mapping[str, Tensor], reference: Packed, gauge: Gauge) -> Packed:
         """The balanced point of ``state`` turned to ``reference``, starting from and updating ``gauge``.
@@ -84,15 +84,19 @@ class Acting:
         Where that ends far from the reference, the state may not have come there by training: it starts anew, too, and
         the nearer point is kept.
         """
-        known = None
-        if gauge.settled:
-            point = self.layout.pack(state)
-            self.balance_(point, gauge)
+        point, known = self.layout.pack(state), None
+        if not gauge.settled:
+            gauge.forget()
+        self.balance_(point, gauge)
+        balanced, start = point, gauge.copy()
+        if gauge.settled and self._framed:
+            point = self.layout.pack(balanced)
             self._resume_(point, reference, gauge)
             known = point, _distance(point, reference)
-            if not self._framed or known[1] <= _NEAR * _distance(reference, None):
-                return point
-        return self._anew(state, reference, gauge, known, balanced=False)
+        if not self._framed or (known and known[1] <= _NEAR * _distance(reference, None)):
+            gauge.settled = True
+            return point
+        return self._anew(balanced, reference, gauge, start, known)
 
     def turned(self, state: Packed, reference: Packed, gauge: Gauge) -> Packed:
         """The balanced ``state`` turned to ``reference``, starting from and updating ``gauge``, which holds turns only.
@@ -112,27 +116,27 @@ class Acting:
             known = point, _distance(point, reference)
             if known[1] <= _distance(state, reference):
                 return point
-        return self._anew(state, reference, gauge, known, balanced=True)
+        return self._anew(state, reference, gauge, Gauge(), known)
 
     def _anew(
         self,
-        state: Mapping[str, Tensor],
+        balanced: Packed,
         reference: Packed,
         gauge: Gauge,
+        start: Gauge,
         known: tuple[Packed, float] | None,
-        *,
-        balanced: bool,
     ) -> Packed:
         """The nearest of a ``known`` point, to which ``gauge`` belongs, and those that alignment finds from its starts.
 
         There are two starts where streams turn, as they may differ.
+
+        Args:
+            start: belongs to ``balanced``.
         """
         best, least = (None, math.inf) if known is None else known
-        for start in (self.align_, self.turn_) if self._rotations else (self.align_,):
-            point, tried = self.layout.pack(state), Gauge()
-            if not balanced:
-                self.balance_(point, tried)
-            start(point, reference, tried)
+        for turn_ in (self.align_, self.turn_) if self._rotations else (self.align_,):
+            point, tried = self.layout.pack(balanced), start.copy()
+            turn_(point, reference, tried)
             distance = _distance(point, reference)
             if best is None or distance < least:
                 best, least = point, distance

@@ -28,6 +28,12 @@ class Gauge:
         """Start anew."""
         self.logs, self.turns, self.settled = {}, {}, False
 
+    def copy(self) -> Gauge:
+        """Another one that knows the same."""
+        other = Gauge()
+        other.logs, other.turns, other.settled = dict(self.logs), dict(self.turns), self.settled
+        return other
+
     def turn(self, group: SymmetryGroup, matrix: Tensor | None) -> None:
         """``matrix`` has been applied after what is known of ``group``; None: nothing."""
         if matrix is not None:

@@ -162,25 +162,26 @@ class Quotient:
         units keep their order, and rotations and signs go to the nearest point: inside one run that is continuous.
 
         Args:
-            gauge: of the last state of the run, to start from; it becomes that of this one. Without a reference this
-                is the first state of a run, whose units keep their order; else only time depends on it.
+            gauge: of the last state of the run, to start from; it becomes that of this one, and only time depends on
+                it. Not used without a reference.
         """
-        if reference is not None or gauge is not None:
+        if reference is not None:
             self._require_complete(state)
             with torch.no_grad():
-                acting = self._acting(state)
                 gauge = Gauge() if gauge is None else gauge
-                if reference is None:
-                    return self._with_aliases(acting.begin(state, gauge))
-                return self._with_aliases(acting.follow(state, self._packed(reference), gauge))
+                return self._with_aliases(self._acting(state).follow(state, self._packed(reference), gauge))
         moved = self.balance(state)
         with torch.no_grad():
             for group in sorted(self.groups, key=lambda g: g.frame_order):
                 group.fix_frame_(moved)
         return self._with_aliases(moved)
 
-    def order_by_size(self, state: Mapping[str, Tensor]) -> UnitOrder:
-        """The order that units take at the canonical point of ``state``."""
+    def begin(self, state: Mapping[str, Tensor], gauge: Gauge) -> tuple[Packed, UnitOrder]:
+        """The canonical point of the first state of a run, and the order of its units there.
+
+        Args:
+            gauge: becomes what later states, in that order, start from.
+        """
         moved = self.balance(state)
         moves = []
         with torch.no_grad():
@@ -188,7 +189,8 @@ class Quotient:
                 if isinstance(group, Permutation):
                     moves.append((group, group.by_size(moved)))
                     group.permute_(moved, moves[-1][1])
-        return UnitOrder(moves)
+            self._acting(state).begin_(moved, gauge)
+        return self._with_aliases(moved), UnitOrder(moves)
 
     def align(
         self, state: Mapping[str, Tensor], reference: Mapping[str, Tensor], gauge: Gauge | None = None

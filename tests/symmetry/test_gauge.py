@@ -61,14 +61,14 @@ def test_a_jump_to_another_gauge_starts_anew(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_state_of_a_run_keeps_the_order_of_its_units(name: str) -> None:
-    """It is the canonical point but for the order, and the next state starts from its gauge."""
+def test_the_first_state_of_a_run_is_canonical_and_tells_its_order(name: str) -> None:
+    """The next state, in that order, starts from its gauge."""
     _, _, quotient, start = prepared(name)
     gauge = Gauge()
-    first = quotient.canonicalize(start, gauge=gauge)
+    first, order = quotient.begin(start, gauge)
     assert gauge.settled
-    assert quotient.norm(first) == pytest.approx(quotient.norm(quotient.canonicalize(start)), rel=1e-12)
-    raw = moved(start, 1e-6, 0)
+    assert quotient.euclidean(first, quotient.canonicalize(start)) < 1e-9 * quotient.norm(first)
+    raw = order.apply(moved(start, 1e-6, 0))
     followed = quotient.canonicalize(raw, first, gauge)
     assert quotient.euclidean(followed, first) < 1e-4 * quotient.norm(first)
     anew = quotient.euclidean(quotient.canonicalize(raw, first), first)
@@ -79,8 +79,8 @@ def test_the_first_state_of_a_run_keeps_the_order_of_its_units(name: str) -> Non
 def test_units_out_of_order_are_noticed(name: str) -> None:
     _, _, quotient, start = prepared(name)
     gauge = Gauge()
-    first = quotient.canonicalize(start, gauge=gauge)
-    trained = quotient.canonicalize(moved(start, 0.02, 0), first, gauge)
+    first, order = quotient.begin(start, gauge)
+    trained = quotient.canonicalize(order.apply(moved(start, 0.02, 0)), first, gauge)
     assert quotient.in_order(trained, first)
     other = quotient.random_transform(start, torch.Generator().manual_seed(1))
     assert not quotient.in_order(quotient.canonicalize(other, first), first)
