@@ -249,7 +249,7 @@ class ChargeSystem:
     def allows(self, axis: Atom, scope: Scope, charges: Charges) -> bool:
         """Whether ``charges`` solve the stricter equations of ``scope``."""
         return all(
-            sum((value * charges.get(key, Fraction(0)) for key, value in row.items()), Fraction(0)) == 0
+            sum(value * charges[key] for key, value in row.items() if key in charges) == 0
             for row in self._rows(axis, scope)
         )
 

@@ -78,13 +78,14 @@ def possible_gain(groups: Sequence[SymmetryGroup], state: State, reference: Stat
     """By how much the squared distance could fall if every unit of one axis met its likest, turned as is best.
 
     An upper bound as long as the other axes keep their order. Where an aligned state has its units in their places it
-    is next to nothing.
+    is next to nothing. In the state's own precision.
     """
     linear, signed = _compared(groups)
     gain = 0.0
     for group in groups:
         if isinstance(group, Permutation):
-            best = _similarity(group, linear, signed, state, reference).amax(-1).sum()
+            similarity = _similarity(group, linear, signed, state, reference, wide=False)
+            best = similarity.amax(-1).sum(dtype=torch.float64)
             gain += 2.0 * (float(best) - _overlap(group, state, reference))
     return gain
 
@@ -99,7 +100,7 @@ def _overlap(group: Permutation, state: State, reference: State) -> float:
     ]
     if isinstance(group, ListPermutation):
         pairs += zip(group.members(state), group.members(reference), strict=True)
-    return sum(float((a.double() * b.double()).sum()) for a, b in pairs)
+    return sum(float((a * b).sum(dtype=torch.float64)) for a, b in pairs)
 
 
 def _compared(groups: Sequence[SymmetryGroup]) -> tuple[list[GeneralLinear], set[Atom]]:
@@ -122,9 +123,19 @@ def _reorder_(group: Permutation, state: State, similarity: Tensor) -> tuple[Per
 
 
 def _similarity(
-    group: Permutation, linear: Sequence[GeneralLinear], signed: set[Atom], state: State, reference: State
+    group: Permutation,
+    linear: Sequence[GeneralLinear],
+    signed: set[Atom],
+    state: State,
+    reference: State,
+    *,
+    wide: bool = True,
 ) -> Tensor:
-    """Inner products of units, ``(batch, n, n)``: row of the reference, column of the state."""
+    """Inner products of units, ``(batch, n, n)``: row of the reference, column of the state.
+
+    Args:
+        wide: in float64; else plain units are compared in the state's own type.
+    """
     total: Tensor | None = None
     turned: set[str] = set()
     if isinstance(group, ListPermutation):
@@ -149,9 +160,8 @@ def _similarity(
         if piece.label in turned or not piece.trainable:
             continue
         for position in piece.positions(group.units):
-            ours = group.unit_vectors(piece, state, position).double()
-            theirs = group.unit_vectors(piece, reference, position).double()
-            part = theirs @ ours.transpose(-2, -1)
+            ours, theirs = (group.unit_vectors(piece, s, position) for s in (state, reference))
+            part = theirs.double() @ ours.double().mT if wide else theirs @ ours.mT
             plain = part if plain is None else plain + part
     if plain is not None:
         # A unit that may change sign is compared up to its sign.

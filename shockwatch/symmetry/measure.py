@@ -45,7 +45,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         shape = tuple(self.points.shape)
-        if len(shape) != 2 or not shape[0] or not bool(torch.isfinite(self.points).all()):
+        if len(shape) != 2 or not shape[0] or not _finite(self.points):
             raise ValueError(f"points={shape}: must be a finite matrix (n, d) with n >= 1")
         if self.weights is None:
             return
@@ -135,8 +135,7 @@ def _in_place(first: Tensor, second: Tensor) -> Tensor | None:
     """Squared displacements where every point is nearest to its own: then nothing beats the identity; else None."""
     if first.shape != second.shape:
         return None
-    own = (second - first).double().square().sum(1)
-    sizes = [points.double().square().sum(1) for points in (first, second)]
+    own, *sizes = (p.square().sum(1, dtype=torch.float64) for p in (second - first, first, second))
     others = sizes[0][:, None] + sizes[1] - 2 * (first @ second.mT).double()
     others.fill_diagonal_(math.inf)
     # the products are rounded: what is left must stay clear of that
@@ -151,6 +150,11 @@ def _squares(first: Tensor, second: Tensor) -> np.ndarray[tuple[int, int], np.dt
     plain = torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist")
     squares: np.ndarray[tuple[int, int], np.dtype[np.float64]] = plain.square().cpu().numpy()
     return squares
+
+
+def _finite(points: Tensor) -> bool:
+    # a sum that is no number, or overflows, tells that there may be such an entry
+    return bool(torch.isfinite(points.sum())) or bool(torch.isfinite(points).all())
 
 
 def _weights(measure: Measure) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -195,8 +195,8 @@ class Verifier:
     def _change(self, groups: Sequence[SymmetryGroup], reorders: bool) -> float:
         names = dict.fromkeys(name for group in groups for name in group.parameters if name in self._point)
         # What only reorders entries is exact in the tensors' own type.
-        make = self._point.narrow if reorders else self._point.wide
-        moved = _Moved({n: make(n) for n in names}, self._point.narrow if reorders else self._wide)
+        make = self._point.narrow if reorders else self._wide
+        moved = _Moved({n: make(n).clone() if n in self._kept else make(n) for n in names}, make)
         try:
             with torch.no_grad():
                 for group in groups:

@@ -6,7 +6,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -211,11 +211,12 @@ def _traced(step: PrivateStep, batch: Any, fake: bool) -> Trace:
         [twin(leaf, False) for leaf in leaves if isinstance(leaf, Tensor)],
     )
     # compiled when it is run as a whole, if ever, and so are its copies: most are read node by node
-    with undisturbed(), _plain_kernels(), _use_lazy_graph_module(True):
+    with undisturbed(), _plain_kernels(), _use_lazy_graph_module(True), mode if fake else nullcontext():
         graph = make_fx(
             run,
             decomposition_table(),
-            tracing_mode="fake" if fake else "real",
+            # "fake" would make twins of the twins
+            tracing_mode="real",
             _allow_non_fake_inputs=True,
             _error_on_data_dependent_ops=fake,
         )(*inputs)
