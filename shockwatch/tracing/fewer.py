@@ -79,6 +79,10 @@ class _Fitted(StreamedGraph):
             return (args[0], self._viewed(n, n.args[0], args[0].shape)), {}
         if name == "expand":
             return (args[0], self._expanded(_shape(n.args[0]), args[0].shape, _shape(n))), kwargs
+        if (
+            name == "arange"
+        ):  # numbers of the samples, unless another axis is as long: then something will not fit
+            return tuple(self._count if a == self._samples else a for a in args), kwargs
         if name == "native_group_norm":
             return (*args[:3], len(args[0]), *args[4:]), kwargs
         if name in _MAKERS:

@@ -36,6 +36,20 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
 
 
+def contrast(model: nn.Module, batch: Tensor) -> Tensor:
+    """Every sample against all: their number is written into the step."""
+    features = model(batch)
+    return nn.functional.cross_entropy(features @ features.T, torch.arange(16))
+
+
+def turned(model: nn.Module, batch: Tensor) -> Tensor:
+    """Every sample against the next: their numbers are a constant of the step."""
+    return (model(batch) * model(batch[_NEXT])).sum().exp()
+
+
+_NEXT = torch.arange(16).roll(1)
+
+
 def a_few(batch: Any, count: int, total: int) -> Any:
     chosen = torch.arange(count) * total // count
     return pytree.tree_map(lambda x: x[chosen] if isinstance(x, Tensor) else x, batch)
@@ -83,15 +97,20 @@ def test_time_may_come_first_and_samples_be_packed_with_other_axes() -> None:
     assert value == pytest.approx(float(nn.functional.cross_entropy(logits, few[1])), rel=1e-12)
 
 
-def test_what_does_not_fit_is_told() -> None:
-    """Pairs of samples against their numbers, which are written into the step."""
+def test_numbers_of_samples_are_those_of_fewer() -> None:
+    model, batch = nn.Linear(4, 3), torch.randn(16, 4)
+    value = FewerSamples(trace_step(model, contrast, batch), batch, 4).streamed_value(
+        tensors_of(model).__getitem__
+    )
+    features = model(batch[::4])
+    expected = nn.functional.cross_entropy(features @ features.T, torch.arange(4))
+    assert value == pytest.approx(float(expected), rel=1e-6)
 
-    def contrast(model: nn.Module, batch: Tensor) -> Tensor:
-        features = model(batch)
-        return nn.functional.cross_entropy(features @ features.T, torch.arange(16))
+
+def test_what_does_not_fit_is_told() -> None:
 
     model, batch = nn.Linear(4, 3), torch.randn(16, 4)
-    loss = FewerSamples(trace_step(model, contrast, batch), batch, 4)
+    loss = FewerSamples(trace_step(model, turned, batch), batch, 4)
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         loss.streamed_value(tensors_of(model).__getitem__)
 
@@ -109,15 +128,12 @@ def test_few_samples_serve_only_where_they_are_fewer_and_activations_many() -> N
 def test_groups_are_those_of_all_samples_where_the_step_does_not_run_on_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def contrast(model: nn.Module, batch: Tensor) -> Tensor:
-        features = model(batch)
-        return nn.functional.cross_entropy(features @ features.T, torch.arange(16))
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     batch = torch.randn(16, 4, dtype=torch.float64)
-    expected = infer_symmetries(model, contrast, batch)
+    expected = infer_symmetries(model, turned, batch)
     monkeypatch.setattr(fewer, "_ENTRIES", 1)
-    found = infer_symmetries(model, contrast, batch)
+    found = infer_symmetries(model, turned, batch)
     assert found.dim == expected.dim > 0
     assert [group.name for group in found.groups] == [group.name for group in expected.groups]
