@@ -154,16 +154,16 @@ class Engine:
             if probe and self._step.loss is not None and not products:
                 notes += self._cramped()
             if self._step.loss is not None and products:
+                path = None
                 try:
-                    adapted, news = self._look.adapted(self._step.loss, snapshot, most_products=products)
+                    adapted, path = self._look.adapted(self._step.loss, snapshot, most_products=products)
                     values.update(adapted)
-                    notes += news
                 except Exception as error:
                     errors.append(error)
                 try:
                     viscosity = values.get("quotient/viscosity", math.nan)
                     seen, shock, news = self._look.see(
-                        self._step.loss, point, snapshot, viscosity, most_products=products
+                        self._step.loss, point, snapshot, viscosity, most_products=products, path=path
                     )
                     values.update(shock)
                     notes += news

@@ -13,7 +13,9 @@ from shockwatch.curvature import AdaptedLoss, CanonicalLoss, Recycled, with_weig
 from shockwatch.engine.watched_step import WatchedStep, cast
 from shockwatch.figures import Album
 from shockwatch.observables import Point
+from shockwatch.shock.adam_path import AdamPath, adam_path
 from shockwatch.shock.indicators import ShockIndicators
+from shockwatch.shock.lookahead import shows_enough
 from shockwatch.shock.probe import Probe, probe
 from shockwatch.shock.residual import burgers_residual
 from shockwatch.snapshot import Picture, Snapshot, State
@@ -49,10 +51,10 @@ class CurvatureLook:
 
     def adapted(
         self, loss: StepLoss, snapshot: Snapshot, *, most_products: int
-    ) -> tuple[dict[str, float], tuple[str, ...]]:
-        """What belongs to Adam and to the raw point of ``snapshot``: its scalars, none for another optimiser."""
+    ) -> tuple[dict[str, float], AdamPath | None]:
+        """What belongs to Adam and to the raw point of ``snapshot``: scalars and the path ahead, none for others."""
         if not snapshot.moments:
-            return {}, ()
+            return {}, None
         dtype, device = self._step.dtype, self._step.device
         state = {n: cast(t, dtype).to(device) for n, t in snapshot.state.items()}
         frozen = {n: cast(t, dtype) for n, t in self._step.frozen.items()}
@@ -60,10 +62,17 @@ class CurvatureLook:
         sharpness, self._sharpest, _ = adapted.sharpness(
             self._sharpest, self._generator, _LOOSE, most_products=most_products
         )
-        return {"raw/lr_lambda_max": sharpness}, ()
+        return {"raw/lr_lambda_max": sharpness}, adam_path(adapted, enough=shows_enough)
 
     def see(
-        self, loss: StepLoss, point: Point, snapshot: Snapshot, viscosity: float, *, most_products: int
+        self,
+        loss: StepLoss,
+        point: Point,
+        snapshot: Snapshot,
+        viscosity: float,
+        *,
+        most_products: int,
+        path: AdamPath | None = None,
     ) -> tuple[Probe, dict[str, float], tuple[str, ...]]:
         """What was seen at ``point``, its ``shock/`` scalars, and what has to be said.
 
@@ -73,6 +82,7 @@ class CurvatureLook:
             snapshot: for its clock.
             viscosity: ``quotient/viscosity`` of this snapshot; NaN where it is not known.
             most_products: of the probe: Hessian-vector products at most.
+            path: of :meth:`adapted`.
         """
         dtype = self._step.dtype
         state = {n: cast(t, dtype).to(self._step.device) for n, t in point.canonical.items()}
@@ -100,6 +110,7 @@ class CurvatureLook:
             time_per_step=snapshot.time_per_step,
             viscosity=viscosity,
             pace=snapshot.pace,
+            path=path,
             displacement_alignment=self._alignment(point),
             residual=burgers_residual(reduced, seen, viscosity, self._generator),
         )
@@ -120,8 +131,8 @@ class CurvatureLook:
             point.canonical,
             step=point.step,
             viscosity=viscosity,
-            time_per_step=snapshot.time_per_step,
-            training_time=point.training_time,
+            time_per_step=1.0 if self._shock.counts_steps else snapshot.time_per_step,
+            training_time=float(point.step) if self._shock.counts_steps else point.training_time,
         )
 
     def _alignment(self, point: Point) -> float:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from shockwatch.errors import require_positive_int
 from shockwatch.pace import Pace
+from shockwatch.shock.adam_path import AdamPath
 from shockwatch.shock.arrival import ArrivalForecaster, Forecast
 from shockwatch.shock.hopf_lax import strength, tie_gap
 from shockwatch.shock.local_entropy import laplace
+from shockwatch.shock.lookahead import LookaheadForecaster
 from shockwatch.shock.probe import Probe
 from shockwatch.shock.score import ForecastScore, ScoredEvent
 
@@ -25,6 +27,9 @@ class ShockIndicators:
     ``tau*`` stays finite for thousands of steps while the arrival recedes and the evidence is gone. The bare
     ``tau*`` stays visible as ``shock/time`` and ``shock/steps``.
 
+    For Adam the forecast is that of its own path, in steps. It belongs to the gauge the run is in, because the
+    optimiser does; all other tags are those of the quotient.
+
     Attributes:
         scored: the event that the last update saw pass, if any.
 
@@ -36,8 +41,14 @@ class ShockIndicators:
         self.scored: ScoredEvent | None = None
         self._horizon = require_positive_int("horizon", horizon)
         self._forecaster = ArrivalForecaster()
+        self._lookahead: LookaheadForecaster | None = None
         self._score = ForecastScore()
         self._said: dict[str, str] = {}
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the clock of forecasts and scores is the number of steps: Adam's; else it is training time."""
+        return self._lookahead is not None
 
     def update(
         self,
@@ -48,6 +59,7 @@ class ShockIndicators:
         time_per_step: float,
         viscosity: float,
         pace: Pace | None = None,
+        path: AdamPath | None = None,
         displacement_alignment: float = math.nan,
         residual: float = math.nan,
     ) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -58,18 +70,27 @@ class ShockIndicators:
             step: optimiser step of the snapshot.
             training_time: sum of effective learning rates up to it.
             time_per_step: effective learning rate; NaN where the clock is not set by it: then all values in
-                steps are NaN and proximity is 0.
+                steps are NaN and proximity is 0, but for what ``path`` tells.
             viscosity: ``nu`` (theory.md 4), in units of the loss; NaN if unknown.
             pace: of the optimiser, for the lag of its discrete steps and its momentum; None: forecast the flow.
+            path: of Adam from the raw point on; None for other optimisers, or where it could not be had.
             displacement_alignment: cosine between horizontal displacement and descent; passed through.
             residual: `burgers_residual` at the point; passed through.
         """
-        forecast = self._forecaster.update(probe, step=step, training_time=training_time, pace=pace)
-        self.scored = self._score.update(
-            training_time=training_time, measure=probe.gradient_measure, remaining=forecast.remaining
-        )
         clocked = 0.0 < time_per_step < math.inf
         steps = 1.0 / time_per_step if clocked else math.nan
+        arrives, clock = steps, training_time
+        if path is not None or self._lookahead is not None:
+            if self._lookahead is None:
+                # scores so far were in training time
+                self._lookahead, self._score = LookaheadForecaster(), ForecastScore()
+            forecast = self._lookahead.update(path, step)
+            arrives, clock = 1.0, float(step)
+        else:
+            forecast = self._forecaster.update(probe, step=step, training_time=training_time, pace=pace)
+        self.scored = self._score.update(
+            training_time=clock, measure=probe.gradient_measure, remaining=forecast.remaining
+        )
         breakdown = -1.0 / probe.lambda_min if probe.lambda_min < 0.0 else math.inf
         measure = probe.gradient_measure
         averaging = min(self._horizon * time_per_step if clocked else math.inf, 0.5 * breakdown)
@@ -82,14 +103,14 @@ class ShockIndicators:
             "shock/lambda_max": probe.lambda_max,
             "shock/time": breakdown,
             "shock/steps": breakdown * steps,
-            "shock/proximity": self._proximity(forecast, steps),
+            "shock/proximity": self._proximity(forecast, arrives),
             "shock/rate": measure.rate if measure is not None else math.nan,
             "shock/reynolds": _reynolds(probe, viscosity),
             "shock/strength": _strength(probe),
             "shock/basin_gap": _basin_gap(probe),
             "shock/burgers_residual": residual,
-            "shock/arrival_steps": forecast.remaining * steps,
-            "shock/arrival_error": forecast.error * steps,
+            "shock/arrival_steps": forecast.remaining * arrives,
+            "shock/arrival_error": forecast.error * arrives,
             "shock/forecast_score": self._score.value,
             "shock/gradient_field": displacement_alignment,
             "shock/local_entropy_gap": gap,
@@ -121,6 +142,7 @@ class ShockIndicators:
             "forecaster": self._forecaster.state_dict(),
             "score": self._score.state_dict(),
             "said": dict(self._said),
+            "lookahead": None if self._lookahead is None else self._lookahead.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -135,6 +157,9 @@ class ShockIndicators:
             raise ValueError(f"state={dict(state)!r}: needs mappings 'forecaster', 'score' and 'said'")
         self._forecaster.load_state_dict(forecaster)
         self._score.load_state_dict(score)
+        if isinstance(lookahead := state.get("lookahead"), Mapping):
+            self._lookahead = LookaheadForecaster()
+            self._lookahead.load_state_dict(lookahead)
         self._said = {str(tag): str(why) for tag, why in said.items()}
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from examples.benchmarks.forecast.judge import Verdict, judge
 from examples.benchmarks.forecast.record import Record, record
@@ -61,9 +62,20 @@ def test_an_error_of_ten_per_cent_reads_ten_per_cent() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["deep linear, depth 2, Adam"])
-def test_no_forecast_in_steps_without_a_clock(family) -> None:
-    setting = next(s for s in settings(1) if s.family == family)
-    verdict = judge(record(replace(setting, steps=100)))
+def test_no_forecast_in_steps_without_a_clock() -> None:
+    setting = next(s for s in settings(1) if s.family == "deep linear, depth 2, Adam")
+    verdict = judge(record(replace(setting, steps=100, optimizer=lambda p: torch.optim.RMSprop(p, 0.001))))
     assert verdict.ahead == []
     assert all(math.isnan(half[1]) for half in verdict.halves)
+
+
+@pytest.mark.parametrize("family", ["deep linear, depth 2, Adam", "ReLU student, Adam"])
+def test_adam_is_told_by_its_own_path(family) -> None:
+    setting = next(s for s in settings(1) if s.family == family)
+    verdict = judge(record(replace(setting, steps=240)))
+    (event,) = verdict.events
+    left, forecast = verdict.halves[0][:2]
+    assert forecast == pytest.approx(left, rel=0.1)
+    assert 0 < left < event
+    # what baselines say of the learning rate, they do not say of Adam
+    assert math.isnan(verdict.halves[0][2])

@@ -89,6 +89,7 @@ def _ours(run: Record) -> list[tuple[float, float, float, float]]:
             time_per_step=math.nan if seen.pace is None else seen.pace.time_per_step,
             viscosity=seen.viscosity,
             pace=seen.pace,
+            path=seen.path,
         )
         names = ("shock/arrival_steps", "shock/arrival_error", "shock/proximity")
         arrival, error, proximity = (values[name] for name in names)

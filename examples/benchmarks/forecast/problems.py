@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,11 @@ def relu_student(seed: int) -> Problem:
     inputs, teacher = torch.randn(200, 6, generator=random), torch.randn(3, 6, generator=random)
     targets = F.relu(inputs @ F.normalize(teacher, dim=1).T).sum(1)
     return Problem(Student(6, 12, 0.02, random), squared_mean, (inputs, targets))
+
+
+def relu_batches(seed: int) -> Problem:
+    """The same in mini-batches of 32."""
+    return replace(relu_student(seed), batch_size=32)
 
 
 def staged_student(seed: int) -> Problem:

@@ -14,10 +14,13 @@ from torch import nn
 from examples.benchmarks.forecast.problems import Problem
 from examples.benchmarks.forecast.settings import Setting
 from shockwatch.clock import TrainingClock, pace_of
-from shockwatch.curvature import CanonicalLoss, Recycled
+from shockwatch.curvature import AdaptedLoss, CanonicalLoss, Recycled
+from shockwatch.moments import adam_moments
 from shockwatch.observables import Point
 from shockwatch.observables.viscosity import Viscosity
 from shockwatch.pace import Pace
+from shockwatch.shock.adam_path import AdamPath, adam_path
+from shockwatch.shock.lookahead import shows_enough
 from shockwatch.shock.probe import Probe, probe
 from shockwatch.symmetry import Quotient
 from shockwatch.tracing import StepLoss, trace_step
@@ -29,13 +32,14 @@ _BEYOND = 1.5  # trained over watched: what comes after the last probe must not 
 
 @dataclass(frozen=True)
 class Seen:
-    """One probe, and the clock at it; ``pace`` is None where the optimiser is not ``torch.optim.SGD``."""
+    """One probe, and the clock at it; ``pace`` is that of ``torch.optim.SGD``, ``path`` that of Adam, else None."""
 
     step: int
     training_time: float
     pace: Pace | None
     viscosity: float
     probe: Probe
+    path: AdamPath | None = None
 
 
 @dataclass
@@ -57,10 +61,10 @@ class Record:
     def events(self) -> list[int]:
         """Steps at which a transition is at its steepest, by the outcome alone.
 
-        Where theory knows the stages exactly (deep linear networks, factorisation): the first step at which each has
-        passed its steepest point. Elsewhere: a peak of the full-batch gradient norm, smoothed over a quarter of the
-        spacing of the probes, that stands out of its surroundings by a factor of 1.2 and between whose feet the loss
-        falls by 0.5 % of its first value.
+        Where theory knows the stages exactly (deep linear networks, factorisation, by gradient descent): the first
+        step at which each has passed its steepest point. Elsewhere: a peak of the full-batch gradient norm, smoothed
+        over a quarter of the spacing of the probes, that stands out of its surroundings by a factor of 1.2 and between
+        whose feet the loss falls by 0.5 % of its first value.
         """
         if self.progress and self.exact:
             return self._stages
@@ -101,14 +105,24 @@ class _Eye:
         self.warm: Recycled | None = None
         self.viscosity, self.previous = Viscosity(), None
 
-    def look(self, step: int, model: nn.Module, clock: TrainingClock, pace: Pace | None) -> Seen:
+    def look(
+        self, step: int, model: nn.Module, clock: TrainingClock, optimizer: torch.optim.Optimizer
+    ) -> Seen:
         state = {name: p.detach().clone() for name, p in model.named_parameters()}
         point = Point(step, clock.training_time, state, state, self.quotient)
         viscosity = self.viscosity.compute(point, self.previous)["quotient/viscosity"]
         self.previous = point
         seen = probe(CanonicalLoss(self.quotient, self.loss, state, self.frozen), self.warm, self.random)
         self.warm = seen.recycled
-        return Seen(step, clock.training_time, pace, viscosity, seen)
+        path = self._path(model, optimizer)
+        return Seen(step, clock.training_time, pace_of(optimizer), viscosity, seen, path)
+
+    def _path(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> AdamPath | None:
+        moments = adam_moments(dict(model.named_parameters()), [optimizer])
+        if moments is None:
+            return None
+        state = {name: p.detach() for name, p in model.named_parameters()}
+        return adam_path(AdaptedLoss(self.loss, state, self.frozen, moments), enough=shows_enough)
 
 
 def record(setting: Setting) -> Record:
@@ -127,7 +141,7 @@ def record(setting: Setting) -> Record:
     first_rate = optimizer.param_groups[0]["lr"]
     random = torch.Generator().manual_seed(1_000 + setting.seed)
     outcome = Record(setting.family, setting.seed, setting.start, setting.steps, setting.every)
-    outcome.exact = problem.exact
+    outcome.exact = problem.exact and pace_of(optimizer) is not None
     for step in range(round(_BEYOND * setting.steps) + 1):
         fraction = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / setting.steps)))
         optimizer.param_groups[0]["lr"] = first_rate * (setting.decay + (1.0 - setting.decay) * fraction)
@@ -139,7 +153,7 @@ def record(setting: Setting) -> Record:
             with torch.no_grad():
                 outcome.progress.append(problem.progress(model).tolist())
         if step <= setting.steps and step % setting.every == 0:
-            outcome.seen.append(eye.look(step, model, clock, pace_of(optimizer)))
+            outcome.seen.append(eye.look(step, model, clock, optimizer))
         if problem.batch_size is not None:
             rows = torch.randperm(len(data[0]), generator=random)[: problem.batch_size]
             gradient = torch.autograd.grad(problem.loss(model, (data[0][rows], data[1][rows])), parameters)

@@ -14,6 +14,7 @@ from examples.benchmarks.forecast.problems import (
     deep_linear,
     factorisation,
     induction,
+    relu_batches,
     relu_student,
     staged_student,
 )
@@ -75,9 +76,14 @@ def settings(seeds: int) -> Iterator[Setting]:
         cosine = "deep linear, cosine schedule"
         yield Setting(cosine, seed, 0.03, deep_linear(2, 0.03), _sgd(0.015), 2400, 30, decay=0.1)
         yield Setting("ReLU student", seed, 0.02, relu_student, _sgd(0.01), 1800, 30)
+        yield Setting("ReLU student, Adam", seed, 0.02, relu_student, _adam(0.002), 600, 20)
+        yield Setting("ReLU student, Adam, batches", seed, 0.02, relu_batches, _adam(0.002), 600, 20)
         yield Setting("ReLU staged", seed, 0.01, staged_student, _sgd(0.01), 1800, 30)
         yield Setting("matrix factorisation", seed, 0.01, factorisation(1.0), _sgd(0.005), 1000, 25)
+        yield Setting("matrix factorisation, Adam", seed, 0.01, factorisation(1.0), _adam(0.003), 600, 20)
         yield Setting("matrix completion", seed, 0.01, factorisation(0.7), _sgd(0.005), 1500, 25)
         yield Setting("induction, momentum", seed, 1.0, induction, _sgd(0.05, 0.9), 400, 16)
         yield Setting("logistic regression", seed, 1.0, blobs(0), _sgd(0.1), 1000, 20)
+        yield Setting("logistic regression, Adam", seed, 1.0, blobs(0), _adam(0.01), 1000, 20)
+        yield Setting("tanh classifier, Adam", seed, 1.0, blobs(12), _adam(0.01), 1000, 20)
         yield Setting("tanh classifier", seed, 1.0, blobs(12), _sgd(0.1), 1000, 20)

@@ -22,6 +22,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     clocked = [v for v in verdicts if "Adam" not in v.family]
     groups.append(("**all deep linear but Adam**", [v for v in clocked if "linear," in v.family]))
     groups.append(("**all others**", [v for v in clocked if "linear," not in v.family]))
+    groups.append(("**all Adam**", [v for v in verdicts if "Adam" in v.family]))
     rows += [_row(name, chosen) for name, chosen in groups if chosen]
     return "\n".join(rows) + "\n"
 

@@ -1,0 +1,209 @@
+"""When the next transition of an Adam run arrives: where its own path, looked ahead, is steepest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from shockwatch.curvature.ritz import Array
+from shockwatch.shock.adam_path import AdamPath
+from shockwatch.shock.arrival import Forecast, Sighting, arrival_drift
+
+_NO_RISE, _FULL_RISE = 0.15, 0.4  # e-foldings that the gradient has ahead of it, from its lowest to its peak
+_NO_FALL, _FULL_FALL = 0.05, 0.15  # and that it falls behind the peak, as far as the path reaches
+_NO_DROP, _FULL_DROP = 0.1, 0.3  # share of today's loss that is gone by then
+_NO_LONE_DROP, _FULL_LONE_DROP = 0.4, 0.7  # the same for a peak seen only once
+_BROKEN, _STEADY = (
+    0.5,
+    0.15,
+)  # the predicted arrival recedes by this much of the time passed: no, and full, trust
+_EARLIER = (0.3, 0.9)  # the same two, the other way round, for one that comes nearer faster than time passes
+_NO_SPAN, _FULL_SPAN = 0.03, 0.15  # time watched over time forecast
+_JUMP = (
+    0.5  # an arrival that moves by more than this share of what is left, beyond the time passed, is a new one
+)
+_SAME = 0.3  # of what is left, or of Adam's memory: so far from where it was expected a peak is the one seen before
+_SOON = 2.0  # looks: a peak that came due and is now as near as this again was none
+_MEMORIES = (
+    2.0  # of Adam for a gradient: a new peak nearer than that is where the last batches have pushed it
+)
+_FEW = 0.5  # evidence of one look, and of a trend between two
+_MEMORY = 8  # sightings a trend is read from
+_STEP = 0.5  # steps: events fall on whole ones
+_LONE = 0.1  # of the way ahead: how much the second look moves what the first has said
+_STRAIGHT = 0.012  # of the way ahead: what is left with no noise at all
+_MOST_NOISE = 0.1  # of the way ahead
+_BETWEEN = 0.1  # of a leap: a peak is read off a parabola through three points
+_PASSED = 0.7  # e-foldings behind a peak with full evidence, after which the path has shown enough
+_LEAST = 0.05  # below this evidence a forecast is not given
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A peak of the gradient norm along a path.
+
+    Attributes:
+        steps: until it is reached.
+        spacing: of the points around it.
+        rise, fall: of the log norm, from the lowest point before to the peak, and to the lowest one behind.
+        drop: what the loss loses between those two points, over the loss of today.
+    """
+
+    steps: float
+    spacing: float
+    rise: float
+    fall: float
+    drop: float
+
+    @property
+    def evidence(self) -> float:
+        """In [0, 1]: how far it stands out."""
+        return (
+            _ramp(self.rise, _NO_RISE, _FULL_RISE)
+            * _ramp(self.fall, _NO_FALL, _FULL_FALL)
+            * _ramp(self.drop, _NO_DROP, _FULL_DROP)
+        )
+
+
+def shows_enough(path: AdamPath) -> bool:
+    """Whether a peak that stands out has been passed: the rest of the path would say nothing more of it."""
+    peak = first_peak(path)
+    return peak is not None and peak.fall > _PASSED and peak.drop >= _FULL_LONE_DROP and peak.evidence >= 1.0
+
+
+def first_peak(path: AdamPath, expected: float = math.nan, risen: float = 0.0) -> Peak | None:
+    """The first one that stands out; None where there is none in reach.
+
+    Args:
+        expected: steps until one that was seen before, if any: close to it there is little left to rise.
+        risen: what that one had ahead of it when it was seen best.
+    """
+    logs = np.log(np.maximum(path.norms, 1e-300))
+    for place in range(1, len(logs) - 1):
+        if logs[place] < logs[place - 1] or logs[place] <= logs[place + 1]:
+            continue
+        higher = np.flatnonzero(logs > logs[place])
+        begin = int(max(higher[higher < place], default=-1)) + 1
+        end = int(min(higher[higher > place], default=len(logs)))
+        low = begin + int(logs[begin : place + 1].argmin())
+        behind = place + int(logs[place:end].argmin())
+        around = slice(place - 1, place + 2)
+        steps, rise = _top(path.steps[around], logs[around]), float(logs[place] - logs[low])
+        if abs(steps - expected) <= _SAME * max(steps, path.memory):
+            rise = max(rise, risen)
+        peak = Peak(
+            steps,
+            0.5 * float(path.steps[place + 1] - path.steps[place - 1]),
+            rise,
+            float(logs[place] - logs[behind]),
+            float(path.losses[low] - path.losses[behind]) / max(abs(float(path.losses[0])), 1e-300),
+        )
+        if peak.evidence > _LEAST:
+            return peak
+    return None
+
+
+class LookaheadForecaster:
+    """Turns paths into forecasts in steps; remembers the last few sightings of the peak that is on its way.
+
+    A path knows one batch, and the noise of others only as it is today. So it is trusted as far as (i) the peak stands
+    out of today by its height, by the fall behind it and by the share of the loss that it carries away, and (ii) the
+    arrival it names stays put while time passes. One that recedes, that came due and is said to be soon once more, or
+    that lies within Adam's memory when first seen, is the noise of batches relaxing on one of them, or a tail that
+    bends.
+    """
+
+    def __init__(self) -> None:
+        self._sightings: list[Sighting] = []
+        self._overdue = False
+
+    def update(self, path: AdamPath | None, step: int) -> Forecast:
+        """Forecast from a new path, in steps; ``step`` is that of its first point. None: what was seen stays."""
+        if path is None:
+            return _none("what Adam holds did not come with this snapshot")
+        last = self._sightings[-1] if self._sightings else None
+        expected, risen = (last.arrival - step, -last.curvature * last.remaining) if last else (math.nan, 0.0)
+        peak = first_peak(path, expected, risen)
+        if peak is None:
+            self._sightings = []
+            return _none("the gradient has no peak as far as the look-ahead reaches")
+        self._remember(Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop))
+        if self._overdue:
+            return _none("the peak came due at the last look, and is said to be soon once more")
+        open_ = _STRAIGHT + min(path.noise, _MOST_NOISE)
+        known = _hypot(_STEP, open_ * peak.steps, _BETWEEN * peak.spacing)
+        if len(self._sightings) < 2:
+            return _seen_once(peak, path, known)
+        drift, drift_error, scatter = arrival_drift(self._sightings)
+        if drift >= _BROKEN:
+            return _none("the peak recedes as time passes")
+        trust = 1.0
+        if math.isnan(drift_error):
+            trust, drift_error, scatter = _FEW, abs(drift), 0.0
+        limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
+        trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
+        watched = self._sightings[-1].training_time - self._sightings[0].training_time
+        trust *= _ramp(watched / peak.steps, _NO_SPAN, _FULL_SPAN)
+        if peak.evidence * trust <= _LEAST:
+            return _none("the predicted arrival has not held still for long enough to trust it")
+        error = _hypot(scatter, peak.steps * max(abs(drift), drift_error), known)
+        why = "" if trust >= 0.5 else "the predicted arrival still moves"
+        return Forecast(peak.steps, error, peak.evidence * trust, why)
+
+    def _remember(self, new: Sighting) -> None:
+        self._overdue = False
+        if self._sightings:
+            last = self._sightings[-1]
+            passed = new.training_time - last.training_time
+            due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
+            jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
+            if passed <= 0.0 or due or jumped:  # about another peak: start again
+                self._overdue = due and new.remaining <= _SOON * passed
+                self._sightings = []
+        recent = [s for s in self._sightings[:-2] if new.training_time - s.training_time <= new.remaining]
+        self._sightings = [*recent, *self._sightings[-2:], new][-_MEMORY:]
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain numbers, for a checkpoint."""
+        return {"sightings": [asdict(s) for s in self._sightings]}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: if ``state`` is not such a mapping.
+        """
+        sightings = state.get("sightings")
+        if not isinstance(sightings, list):
+            raise ValueError(f"state={dict(state)!r}: needs a list 'sightings'")
+        self._sightings = [Sighting(**entry) for entry in sightings]
+
+
+def _seen_once(peak: Peak, path: AdamPath, known: float) -> Forecast:
+    alone = _FEW * peak.evidence * _ramp(peak.drop, _NO_LONE_DROP, _FULL_LONE_DROP)
+    if alone <= _LEAST or peak.steps < _MEMORIES * path.memory:
+        return _none("a new peak: one look is not enough to forecast by")
+    return Forecast(peak.steps, _hypot(known, _LONE * peak.steps), alone, "a new peak, seen once")
+
+
+def _none(reason: str) -> Forecast:
+    return Forecast(math.nan, math.nan, 0.0, reason)
+
+
+def _top(steps: Array, logs: Array) -> float:
+    """Where the parabola through three points is highest."""
+    a, b = steps[0] - steps[1], steps[2] - steps[1]
+    fa, fb = logs[0] - logs[1], logs[2] - logs[1]
+    bend = (fa / a - fb / b) / (a - b)
+    return float(steps[1] - 0.5 * (fa / a - bend * a) / bend) if bend < 0.0 else float(steps[1])
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _hypot(*parts: float) -> float:
+    return math.sqrt(sum(part**2 for part in parts))
