@@ -45,6 +45,8 @@ class AdamPath:
         norms: of the gradient over the parameters that move.
         gradients: spent.
         noise: share of ``v_hat`` that is taken for the noise of other batches, in [0, 1].
+        foreign: distance of the batch's gradient from Adam's mean, squared, over the squares of both: about 0 where the
+            batch stands for all of them, 1/2 where what it has of its own is most of its gradient.
         memory: steps that Adam remembers a gradient, ``1 / (1 - beta_1)``.
     """
 
@@ -53,6 +55,7 @@ class AdamPath:
     norms: Array
     gradients: int
     noise: float
+    foreign: float
     memory: float
 
 
@@ -82,11 +85,12 @@ def adam_path(
     slopes = [torch.zeros_like(group.place) for group in groups]
     gradient = [group.flatten(here.gradient) for group in groups]
     steps, losses, norms = [0], [here.value], [_norm(gradient)]
-    spent, leap, noise = 0, 1, 0.0
+    spent, leap, noise, foreign = 0, 1, 0.0, 0.0
     memory = max((1.0 / (1.0 - group.rule.first) for group in groups), default=1.0)
 
     def path() -> AdamPath:
-        return AdamPath(np.array(steps, dtype=float), np.array(losses), np.array(norms), spent, noise, memory)
+        found = (np.array(steps, dtype=float), np.array(losses), np.array(norms))
+        return AdamPath(*found, spent, noise, foreign, memory)
 
     while spent < gradients:
         guessed = [g.after(leap, *rest) for g, *rest in zip(groups, gradient, slopes, strict=True)]
@@ -104,8 +108,7 @@ def adam_path(
             continue
         if len(steps) == 1:
             # the first leap is one step, in which no floor is missed
-            right = [_with_noise(g, here, slope) for g, slope in zip(right, rise, strict=True)]
-            noise = _noise(right)
+            right, noise, foreign = _with_noise(right, here, rise)
         groups, gradient, slopes = right, there, rise
         steps.append(steps[-1] + leap)
         losses.append(loss)
@@ -209,26 +212,29 @@ class _Sums:
         self.variance = max(0.0, self._second / self.weight - self.mean**2)
 
 
-def noise_floor(held: Moments, gradient: Tensor, slope: Tensor) -> Tensor:
-    """The part of ``v_hat`` that other batches put into it and will go on putting there, shape as the parameter's.
+def noise_floor(held: Moments, gradient: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of ``v_hat`` that other batches put into it and will go on putting there, and what tells so.
 
     ``v_hat - m_hat^2`` is noise, or it is what the gradient used to be. The mean tells them apart: noise of variance
-    ``v`` leaves ``(1 - beta_1) / (1 + beta_1) v`` in ``m_hat``, which is then so far from what the gradient of the
-    batch was as many steps ago as ``m_hat`` is old.
+    ``v`` leaves ``v (1 - beta_1) / (1 + beta_1)`` in ``m_hat``, more in the first steps. So far it is then from what
+    the gradient of the batch was as many steps ago as ``m_hat`` is old.
 
     Args:
         gradient: of the batch.
         slope: by which it changes a step.
+
+    Returns:
+        The floor and that distance, both of the parameter's shape.
     """
     steps = float(held.steps)
-    mean = held.mean / (1.0 - held.first**steps)
+    left = held.first**steps
+    mean = held.mean / (1.0 - left)
     square = held.square / (1.0 - held.second**steps)
-    spread = (1.0 - held.first) / (1.0 + held.first)
-    age = 1.0 / (1.0 - held.first) - steps * held.first**steps / (1.0 - held.first**steps)
+    spread = (1.0 - held.first) / (1.0 + held.first) * (1.0 + left) / (1.0 - left)
+    age = 1.0 / (1.0 - held.first) - steps * left / (1.0 - left)
     away = mean - torch.sub(gradient, slope, alpha=age)
     explained = float(away.square().mean()) / max(spread * float(square.mean()), 1e-300)
-    floor: Tensor = (square - mean.square()).clamp_(min=0.0).mul_(min(1.0, explained))
-    return floor
+    return (square - mean.square()).clamp_(min=0.0).mul_(min(1.0, explained)), away
 
 
 def _groups(here: AdaptedLoss) -> list[_Group]:
@@ -258,20 +264,25 @@ def _group(here: AdaptedLoss, indices: tuple[int, ...]) -> _Group:
     )
 
 
-def _with_noise(group: _Group, here: AdaptedLoss, slope: Tensor) -> _Group:
-    """``group`` with the floor of its parameters; ``slope`` is what the first step has shown."""
-    parts = torch.split(slope, [shape.numel() for shape in group.shapes])
-    floors = [
-        noise_floor(held, here.gradient[i], part.view(shape))
-        for i, part, shape in zip(group.indices, parts, group.shapes, strict=True)
-        if (held := here.moments[i]) is not None
-    ]
-    return replace(group, floor=_flat(floors))
-
-
-def _noise(groups: list[_Group]) -> float:
-    squares = sum(float(g.square.sum()) / (1.0 - g.rule.second**g.steps) for g in groups)
-    return sum(float(g.floor.sum()) for g in groups) / squares if squares > 0.0 else 0.0
+def _with_noise(
+    groups: list[_Group], here: AdaptedLoss, slopes: list[Tensor]
+) -> tuple[list[_Group], float, float]:
+    """The groups with their floors, `AdamPath.noise` and `AdamPath.foreign`; ``slopes`` is what a step has shown."""
+    noisy, floor, square, away, gradient = [], 0.0, 0.0, 0.0, 0.0
+    for group, slope in zip(groups, slopes, strict=True):
+        parts = torch.split(slope, [shape.numel() for shape in group.shapes])
+        floors = []
+        for index, part, shape in zip(group.indices, parts, group.shapes, strict=True):
+            held = here.moments[index]
+            assert held is not None
+            low, distance = noise_floor(held, here.gradient[index], part.view(shape))
+            floors.append(low)
+            floor += float(low.sum())
+            square += float(held.square.sum()) / (1.0 - held.second ** float(held.steps))
+            away += float(distance.square().sum())
+            gradient += float(here.gradient[index].square().sum())
+        noisy.append(replace(group, floor=_flat(floors)))
+    return noisy, floor / max(square, 1e-300), away / max(square + gradient, 1e-300)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -21,6 +21,10 @@ _BROKEN, _STEADY = (
     0.15,
 )  # the predicted arrival recedes by this much of the time passed: no, and full, trust
 _EARLIER = (0.3, 0.9)  # the same two, the other way round, for one that comes nearer faster than time passes
+_OWN, _ALL_OWN = (
+    0.15,
+    0.3,
+)  # `AdamPath.foreign`: full, and no, evidence of what one batch shows of where all go
 _NO_SPAN, _FULL_SPAN = 0.03, 0.15  # time watched over time forecast
 _JUMP = (
     0.5  # an arrival that moves by more than this share of what is left, beyond the time passed, is a new one
@@ -109,11 +113,11 @@ def first_peak(path: AdamPath, expected: float = math.nan, risen: float = 0.0) -
 class LookaheadForecaster:
     """Turns paths into forecasts in steps; remembers the last few sightings of the peak that is on its way.
 
-    A path knows one batch, and the noise of others only as it is today. So it is trusted as far as (i) the peak stands
-    out of today by its height, by the fall behind it and by the share of the loss that it carries away, and (ii) the
-    arrival it names stays put while time passes. One that recedes, that came due and is said to be soon once more, or
-    that lies within Adam's memory when first seen, is the noise of batches relaxing on one of them, or a tail that
-    bends.
+    A path knows one batch, and the noise of others only as it is today. So it is trusted as far as (i) the batch stands
+    for the others, (ii) the peak stands out of today by its height, by the fall behind it and by the share of the loss
+    that it carries away, and (iii) the arrival it names stays put while time passes. One that recedes, that came due
+    and is said to be soon once more, or that lies within Adam's memory when first seen, is the noise of batches
+    relaxing on one of them, or a tail that bends.
     """
 
     def __init__(self) -> None:
@@ -130,19 +134,23 @@ class LookaheadForecaster:
         if peak is None:
             self._sightings = []
             return _none("the gradient has no peak as far as the look-ahead reaches")
+        shared = 1.0 - _ramp(path.foreign, _OWN, _ALL_OWN)
+        if shared <= _LEAST:
+            self._sightings = []
+            return _none("most of the batch's gradient is its own: its path is not that of the run")
         self._remember(Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop))
         if self._overdue:
             return _none("the peak came due at the last look, and is said to be soon once more")
         open_ = _STRAIGHT + min(path.noise, _MOST_NOISE)
         known = _hypot(_STEP, open_ * peak.steps, _BETWEEN * peak.spacing)
         if len(self._sightings) < 2:
-            return _seen_once(peak, path, known)
+            return _seen_once(peak, path, known, shared)
         drift, drift_error, scatter = arrival_drift(self._sightings)
         if drift >= _BROKEN:
             return _none("the peak recedes as time passes")
-        trust = 1.0
+        trust = shared
         if math.isnan(drift_error):
-            trust, drift_error, scatter = _FEW, abs(drift), 0.0
+            trust, drift_error, scatter = _FEW * shared, abs(drift), 0.0
         limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
         trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
         watched = self._sightings[-1].training_time - self._sightings[0].training_time
@@ -182,8 +190,8 @@ class LookaheadForecaster:
         self._sightings = [Sighting(**entry) for entry in sightings]
 
 
-def _seen_once(peak: Peak, path: AdamPath, known: float) -> Forecast:
-    alone = _FEW * peak.evidence * _ramp(peak.drop, _NO_LONE_DROP, _FULL_LONE_DROP)
+def _seen_once(peak: Peak, path: AdamPath, known: float, shared: float) -> Forecast:
+    alone = shared * _FEW * peak.evidence * _ramp(peak.drop, _NO_LONE_DROP, _FULL_LONE_DROP)
     if alone <= _LEAST or peak.steps < _MEMORIES * path.memory:
         return _none("a new peak: one look is not enough to forecast by")
     return Forecast(peak.steps, _hypot(known, _LONE * peak.steps), alone, "a new peak, seen once")

@@ -70,7 +70,9 @@ def here(model: nn.Module, optimizer: torch.optim.Optimizer) -> AdaptedLoss:
 def test_in_leaps_of_one_step_it_is_torchs_adam(kind, options, monkeypatch):
     """Two groups, and a parameter that joins late; full batches, so there is no noise to stay."""
     monkeypatch.setattr(module, "_LONGEST", 1)
-    monkeypatch.setattr(module, "noise_floor", lambda held, gradient, slope: torch.zeros_like(gradient))
+    monkeypatch.setattr(
+        module, "noise_floor", lambda held, gradient, slope: 2 * (torch.zeros_like(gradient),)
+    )
     model = net()
     optimizer = kind(
         [{"params": [model[0].weight], "lr": 2e-2}, {"params": list(model[1].parameters())}],
@@ -172,12 +174,41 @@ def test_noise_stays_and_the_past_does_not():
     random = torch.Generator().manual_seed(3)
     trend = torch.randn(400, generator=random, dtype=DOUBLE)
     noisy = trend + 3.0 * torch.randn(500, 400, generator=random, dtype=DOUBLE)
-    floor = noise_floor(moments_of(noisy), trend, 0.0 * trend)
+    floor, _ = noise_floor(moments_of(noisy), trend, 0.0 * trend)
     assert float(floor.mean()) == pytest.approx(9.0, rel=0.15)
     falling = trend * torch.exp(-torch.arange(500.0, dtype=DOUBLE) / 100)[:, None]
     held = moments_of(falling)
     past = held.square / (1 - 0.999**500) - (held.mean / (1 - 0.9**500)).square()
-    assert float(noise_floor(held, falling[-1], falling[-1] - falling[-2]).sum() / past.sum()) < 0.05
+    assert float(noise_floor(held, falling[-1], falling[-1] - falling[-2])[0].sum() / past.sum()) < 0.05
     growing = trend * torch.exp(torch.arange(500.0, dtype=DOUBLE) / 50)[:, None]
     held = moments_of(growing)
-    assert float(noise_floor(held, growing[-1], growing[-1] - growing[-2]).sum() / held.square.sum()) < 0.05
+    assert (
+        float(noise_floor(held, growing[-1], growing[-1] - growing[-2])[0].sum() / held.square.sum()) < 0.05
+    )
+
+
+def test_a_batch_that_stands_for_all_is_told_from_one_that_does_not():
+    random = torch.Generator().manual_seed(4)
+    inputs = torch.randn(400, 5, generator=random, dtype=DOUBLE)
+    targets = torch.randn(400, 5, generator=random, dtype=DOUBLE)  # nothing to learn but its mean
+    model = net(0.3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(100):
+        rows = torch.randint(400, (8,), generator=random)
+        optimizer.zero_grad()
+        loss_fn(model, (inputs[rows], targets[rows])).backward()
+        optimizer.step()
+    moments = adam_moments(named_state(model), [optimizer])
+    assert moments is not None
+    state = {n: t.detach().clone() for n, t in named_state(model).items()}
+
+    def mean_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return loss_fn(model, batch) * 8.0 / len(batch[0])
+
+    foreign = {}
+    for rows in (8, 400):
+        batch = (inputs[:rows], targets[:rows])
+        loss = StepLoss(trace_step(model, mean_loss, batch), batch)
+        foreign[rows] = adam_path(AdaptedLoss(loss, state, {}, moments), gradients=2).foreign
+    assert foreign[8] > 0.3
+    assert foreign[400] < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ def path(
     """A peak of the log norm at ``arrival``, of this height; the loss falls by ``drop`` around it."""
     norms = np.exp(rise / np.cosh((steps - arrival) / 20.0))
     losses = 1.0 - drop * 0.5 * (1.0 + np.tanh((steps - arrival) / 15.0))
-    return AdamPath(steps, losses, norms, len(steps) - 1, noise, 10.0)
+    return AdamPath(steps, losses, norms, len(steps) - 1, noise, 0.0, 10.0)
 
 
 def flat() -> AdamPath:
-    return AdamPath(STEPS, np.exp(-STEPS / 50.0), np.exp(-STEPS / 50.0), 30, 0.0, 10.0)
+    return AdamPath(STEPS, np.exp(-STEPS / 50.0), np.exp(-STEPS / 50.0), 30, 0.0, 0.0, 10.0)
 
 
 def test_a_peak_is_found_between_the_points():
@@ -50,16 +51,18 @@ def test_the_first_of_two_counts_and_a_ripple_before_it_does_not():
     both = path(110.0)
     first = path(35.0, rise=0.6)
     norms = both.norms * first.norms
-    assert first_peak(AdamPath(STEPS, first.losses, norms, 30, 0.0, 10.0)).steps == pytest.approx(35, abs=3)
+    assert first_peak(AdamPath(STEPS, first.losses, norms, 30, 0.0, 0.0, 10.0)).steps == pytest.approx(
+        35, abs=3
+    )
     ripple = np.where(STEPS == 10.0, 1.1, 1.0)
-    seen = first_peak(AdamPath(STEPS, both.losses, both.norms * ripple, 30, 0.0, 10.0))
+    seen = first_peak(AdamPath(STEPS, both.losses, both.norms * ripple, 30, 0.0, 0.0, 10.0))
     assert seen.steps == pytest.approx(110, abs=1)
 
 
 def test_a_path_has_shown_enough_once_the_peak_is_passed():
     whole = path(60.0)
     ends = [
-        shows_enough(AdamPath(STEPS[:k], whole.losses[:k], whole.norms[:k], k, 0.0, 10.0))
+        shows_enough(AdamPath(STEPS[:k], whole.losses[:k], whole.norms[:k], k, 0.0, 0.0, 10.0))
         for k in range(3, 31)
     ]
     assert ends == sorted(ends)
@@ -121,3 +124,14 @@ def test_a_checkpoint_keeps_the_sightings():
     assert resumed.update(path(60.0), 40) == forecaster.update(path(60.0), 40)
     with pytest.raises(ValueError, match="sightings"):
         resumed.load_state_dict({})
+
+
+def test_what_a_batch_has_of_its_own_is_no_forecast_for_the_run():
+    seen = {}
+    for foreign in (0.1, 0.2, 0.5):
+        forecaster = LookaheadForecaster()
+        for step in (0, 20, 40):
+            seen[foreign] = forecaster.update(replace(path(100.0 - step), foreign=foreign), step)
+    assert seen[0.1].evidence > seen[0.2].evidence > 0.0
+    assert math.isnan(seen[0.5].remaining)
+    assert "its own" in seen[0.5].reason
