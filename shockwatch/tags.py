@@ -74,7 +74,10 @@ TAGS: dict[str, Tag] = {
     ),
     "shock/reynolds": Tag("Steepening against smoothing by noise; below 1 a crossover, not a shock.", "1"),
     "shock/strength": Tag("Jump of the coarse-grained slope across the shock.", "loss per parameter unit"),
-    "shock/arrival_steps": Tag("Forecast of the steps left until the next transition.", "steps"),
+    "shock/arrival_steps": Tag(
+        "Forecast of the steps left until the next transition; of Adam's own path, in its gauge, where Adam trains.",
+        "steps",
+    ),
     "shock/arrival_error": Tag("Half width of the 80 % interval of that forecast.", "steps"),
     "shock/forecast_score": Tag(
         "Median error of the forecasts that an event has judged, relative to what was left.", "1"

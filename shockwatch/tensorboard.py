@@ -66,7 +66,7 @@ def layout() -> dict[str, dict[str, list[Any]]]:
         "2. Stability: curvature of the reduced loss": {
             "lowest curvature (below 0: unstable)": _lines("shock/lambda_min"),
             "highest curvature (1 / time)": _lines("shock/lambda_max"),
-            "lr × highest curvature (2: the edge)": _lines("shock/lr_lambda_max"),
+            "lr × highest curvature (2: the edge)": _lines("shock/lr_lambda_max", "raw/lr_lambda_max"),
         },
         "3. Quotient against raw: what moves, and what only seems to": {
             "speed: quotient, raw (units / time)": _lines("quotient/speed", "raw/speed"),

@@ -30,6 +30,7 @@ GRADIENTS = 30
 """Gradients of one path: as much as the slices of a probe cost in forward passes."""
 
 _PARTS = 2  # of a leap: with one v lags, with four the path is the same to a thousandth
+_SLOW = 0.02  # of the memory of v: in a shorter leap one part is as good
 _TOLERANCE = 0.02  # distance of prediction and correction over the length of a leap that the next one aims at
 _REJECT = 0.3  # a leap beyond this is made anew, shorter
 _LONGEST = 200  # steps
@@ -146,9 +147,11 @@ class _Group:
         if rule.coupled:
             gradient = gradient + rule.coupled * place
         first, second = _Sums(rule.first), _Sums(rule.second)
-        begin = 0
-        for part in range(min(leap, _PARTS)):
-            end = leap * (part + 1) // min(leap, _PARTS)
+        begin, parts = 0, min(leap, _PARTS)
+        if leap * max(1.0 - rule.second, 1.0 / self.steps) < _SLOW:
+            parts = 1
+        for part in range(parts):
+            end = leap * (part + 1) // parts
             middle = (begin + end + 1) // 2
             old = new = turn = 0.0
             for step in range(begin + 1, end + 1):

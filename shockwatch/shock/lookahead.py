@@ -12,37 +12,34 @@ from shockwatch.curvature.ritz import Array
 from shockwatch.shock.adam_path import AdamPath
 from shockwatch.shock.arrival import Forecast, Sighting, arrival_drift
 
+# What an AdamPath says: no, and full, evidence of
 _NO_RISE, _FULL_RISE = 0.15, 0.4  # e-foldings that the gradient has ahead of it, from its lowest to its peak
 _NO_FALL, _FULL_FALL = 0.05, 0.15  # and that it falls behind the peak, as far as the path reaches
 _NO_DROP, _FULL_DROP = 0.1, 0.3  # share of today's loss that is gone by then
 _NO_LONE_DROP, _FULL_LONE_DROP = 0.4, 0.7  # the same for a peak seen only once
-_BROKEN, _STEADY = (
-    0.5,
-    0.15,
-)  # the predicted arrival recedes by this much of the time passed: no, and full, trust
-_EARLIER = (0.3, 0.9)  # the same two, the other way round, for one that comes nearer faster than time passes
-_OWN, _ALL_OWN = (
-    0.15,
-    0.3,
-)  # `AdamPath.foreign`: full, and no, evidence of what one batch shows of where all go
+_ALL_OWN, _SHARED = 0.3, 0.15  # `AdamPath.foreign`
+_BROKEN, _STEADY = 0.5, 0.15  # share of the time passed by which the predicted arrival recedes
+_LATE, _EARLY = 0.9, 0.3  # the same for one that comes nearer faster than time passes
 _NO_SPAN, _FULL_SPAN = 0.03, 0.15  # time watched over time forecast
-_JUMP = (
-    0.5  # an arrival that moves by more than this share of what is left, beyond the time passed, is a new one
-)
-_SAME = 0.3  # of what is left, or of Adam's memory: so far from where it was expected a peak is the one seen before
-_SOON = 2.0  # looks: a peak that came due and is now as near as this again was none
-_MEMORIES = (
-    2.0  # of Adam for a gradient: a new peak nearer than that is where the last batches have pushed it
-)
 _FEW = 0.5  # evidence of one look, and of a trend between two
-_MEMORY = 8  # sightings a trend is read from
-_STEP = 0.5  # steps: events fall on whole ones
-_LONE = 0.1  # of the way ahead: how much the second look moves what the first has said
-_STRAIGHT = 0.012  # of the way ahead: what is left with no noise at all
-_MOST_NOISE = 0.1  # of the way ahead
-_BETWEEN = 0.1  # of a leap: a peak is read off a parabola through three points
-_PASSED = 0.7  # e-foldings behind a peak with full evidence, after which the path has shown enough
 _LEAST = 0.05  # below this evidence a forecast is not given
+
+# Which peaks are one and the same
+_JUMP = 0.5  # one that moves by more than this share of what is left, beyond the time passed, is another
+_SAME = 0.3  # of what is left, or of Adam's memory: so near to where it was expected it is the same
+_SOON = 2.0  # looks: one that came due and is now as near as this again was none
+_MEMORIES = 2.0  # of Adam: a new one nearer than that is where the last batches have pushed the run
+_MEMORY = 8  # sightings a trend is read from
+
+# How far off they may be, in shares of the way ahead where nothing else is said
+_STEP = 0.5  # steps: events fall on whole ones
+_STRAIGHT = 0.012  # with no noise at all
+_MOST_NOISE = 0.1
+_LONE = 0.1  # how much the second look moves what the first has said
+_GOES_ON = 0.6  # how much of a drift there is until it arrives
+_BETWEEN = 0.1  # of a leap: a peak is read off a parabola through three points
+
+_PASSED = 0.7  # e-foldings behind a peak with full evidence, after which the path has shown enough
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,13 @@ class Peak:
 
 
 def shows_enough(path: AdamPath) -> bool:
-    """Whether a peak that stands out has been passed: the rest of the path would say nothing more of it."""
+    """Whether the rest of the path would say nothing more: a peak that stands out has been passed, or the batch does
+    not stand for the others."""
     peak = first_peak(path)
-    return peak is not None and peak.fall > _PASSED and peak.drop >= _FULL_LONE_DROP and peak.evidence >= 1.0
+    passed = (
+        peak is not None and peak.fall > _PASSED and peak.drop >= _FULL_LONE_DROP and peak.evidence >= 1.0
+    )
+    return passed or path.foreign >= _ALL_OWN
 
 
 def first_peak(path: AdamPath, expected: float = math.nan, risen: float = 0.0) -> Peak | None:
@@ -128,16 +129,16 @@ class LookaheadForecaster:
         """Forecast from a new path, in steps; ``step`` is that of its first point. None: what was seen stays."""
         if path is None:
             return _none("what Adam holds did not come with this snapshot")
+        shared = 1.0 - _ramp(path.foreign, _SHARED, _ALL_OWN)
+        if shared <= _LEAST:
+            self._sightings = []
+            return _none("most of the batch's gradient is its own: its path is not that of the run")
         last = self._sightings[-1] if self._sightings else None
         expected, risen = (last.arrival - step, -last.curvature * last.remaining) if last else (math.nan, 0.0)
         peak = first_peak(path, expected, risen)
         if peak is None:
             self._sightings = []
             return _none("the gradient has no peak as far as the look-ahead reaches")
-        shared = 1.0 - _ramp(path.foreign, _OWN, _ALL_OWN)
-        if shared <= _LEAST:
-            self._sightings = []
-            return _none("most of the batch's gradient is its own: its path is not that of the run")
         self._remember(Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop))
         if self._overdue:
             return _none("the peak came due at the last look, and is said to be soon once more")
@@ -151,13 +152,13 @@ class LookaheadForecaster:
         trust = shared
         if math.isnan(drift_error):
             trust, drift_error, scatter = _FEW * shared, abs(drift), 0.0
-        limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
+        limits = (_STEADY, _BROKEN) if drift > 0.0 else (_EARLY, _LATE)
         trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
         watched = self._sightings[-1].training_time - self._sightings[0].training_time
         trust *= _ramp(watched / peak.steps, _NO_SPAN, _FULL_SPAN)
         if peak.evidence * trust <= _LEAST:
             return _none("the predicted arrival has not held still for long enough to trust it")
-        error = _hypot(scatter, peak.steps * max(abs(drift), drift_error), known)
+        error = _hypot(scatter, _GOES_ON * peak.steps * max(abs(drift), drift_error), known)
         why = "" if trust >= 0.5 else "the predicted arrival still moves"
         return Forecast(peak.steps, error, peak.evidence * trust, why)
 

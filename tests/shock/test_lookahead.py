@@ -68,6 +68,7 @@ def test_a_path_has_shown_enough_once_the_peak_is_passed():
     assert ends == sorted(ends)
     assert 75.0 <= STEPS[3 + ends.index(True) - 1] <= 110.0
     assert not shows_enough(flat())
+    assert shows_enough(replace(flat(), foreign=0.5)), "nor does one that is not the run's"
 
 
 def test_an_arrival_that_counts_down_is_forecast_with_a_narrow_interval():

@@ -15,7 +15,9 @@ stages of deep linear networks that are known exactly, so those are read from wh
 seen before any forecast was judged by it. After a look at the even seeds, factorisation of a whole matrix was added,
 and silence in completion is counted from the last stage that is known to come (a third stage without a peak of its
 own had counted as a false forecast). In mini-batch runs (logistic regression, tanh classifier) some of the "events"
-are noise.
+are noise. For Adam the stages of deep linear networks and factorisation are read from the gradient norm as elsewhere:
+theory knows their steepest points for gradient descent, and Adam runs through several without a peak of anything (seen
+on the even seeds, with every single step looked ahead); silence is still counted from the last known stage.
 
 The baselines: the rule ``T' = -ln(1 - gamma T) / gamma`` of theory.md 5; the straight line through the last four
 losses, down to zero; the exponential through the last four gradient norms, up to twice the largest yet. (The last two
