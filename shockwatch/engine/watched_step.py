@@ -147,6 +147,7 @@ class WatchedStep:
         replay = self._trace.replay
         if self._probes and (replay is None or replay.follows_parameters):
             self.loss = StepLoss(trace, self._batch)
+            self.loss.compile()
         return quotient
 
     def time_gradient(self, state: State) -> tuple[float, float]:
@@ -168,7 +169,7 @@ class WatchedStep:
             other, start = vector.clone(), clock()
             float(vector @ other)
             products.append(clock() - start)
-            if gradients[0] > _LONG:
+            if self.device.type == "cpu" and gradients[0] > _LONG:
                 break
         return min(gradients), min(products)
 

@@ -48,6 +48,10 @@ class StepLoss:
         self._graph = trace.graph
         self._leaves = trace.leaves(batch)
 
+    def compile(self) -> None:
+        """Make the graph's code now, and not at the first evaluation."""
+        _ = self._graph.code
+
     def _run(self, parameters: list[Tensor], state: State, frozen: State) -> Tensor:
         # The graph updates batch-norm statistics in place: it gets its own copies.
         others = [state[n].clone() if n in state else frozen[n].clone() for n in self._fixed]
