@@ -220,7 +220,7 @@ def noise_floor(held: Moments, gradient: Tensor, slope: Tensor) -> tuple[Tensor,
 
     ``v_hat - m_hat^2`` is noise, or it is what the gradient used to be. The mean tells them apart: noise of variance
     ``v`` leaves ``v (1 - beta_1) / (1 + beta_1)`` in ``m_hat``, more in the first steps. So far it is then from what
-    the gradient of the batch was as many steps ago as ``m_hat`` is old.
+    the gradient of the batch was as many steps ago as ``m_hat`` is old, at most.
 
     Args:
         gradient: of the batch.
@@ -235,7 +235,9 @@ def noise_floor(held: Moments, gradient: Tensor, slope: Tensor) -> tuple[Tensor,
     square = held.square / (1.0 - held.second**steps)
     spread = (1.0 - held.first) / (1.0 + held.first) * (1.0 + left) / (1.0 - left)
     age = 1.0 / (1.0 - held.first) - steps * left / (1.0 - left)
-    away = mean - torch.sub(gradient, slope, alpha=age)
+    # no farther back than explains it: fast directions turn round within that time
+    along, length = float(((gradient - mean) * slope).sum()), float(slope.square().sum())
+    away = mean - torch.sub(gradient, slope, alpha=min(age, max(0.0, along / max(length, 1e-300))))
     explained = float(away.square().mean()) / max(spread * float(square.mean()), 1e-300)
     return (square - mean.square()).clamp_(min=0.0).mul_(min(1.0, explained)), away
 

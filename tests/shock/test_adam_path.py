@@ -212,3 +212,12 @@ def test_a_batch_that_stands_for_all_is_told_from_one_that_does_not():
         foreign[rows] = adam_path(AdaptedLoss(loss, state, {}, moments), gradients=2).foreign
     assert foreign[8] > 0.3
     assert foreign[400] < 0.1
+
+
+def test_a_fast_direction_that_turns_round_is_no_noise():
+    """A gradient that swings with a period of a few steps: a straight line back would miss the mean by far."""
+    trend = torch.randn(400, generator=torch.Generator().manual_seed(5), dtype=DOUBLE)
+    swing = torch.cos(torch.arange(200.0, dtype=DOUBLE) * 2.0)[:, None] * trend.flip(0)
+    rows = trend + 0.3 * swing
+    _, away = noise_floor(moments_of(rows), rows[-1], rows[-1] - rows[-2])
+    assert float(away.square().sum() / rows[-1].square().sum()) < 0.05
