@@ -14,7 +14,7 @@ from shockwatch.capture import Capture, Slot, named_state
 from shockwatch.clock import TrainingClock
 from shockwatch.curvature import adam_stability
 from shockwatch.moments import adam_moments
-from shockwatch.session import Session, Settings
+from shockwatch.session import Session, Settings, build_engine
 from tests.engine.shockwatch_fakes import FakeAnalysis
 
 Optimizers = list[torch.optim.Optimizer]
@@ -221,3 +221,13 @@ def test_a_run_of_sgd_has_no_such_tag():
     _, values, _ = run(lambda parameters: torch.optim.SGD(parameters, lr=0.1), watched=True)
     assert "raw/lr_lambda_max" not in values
     assert values["shock/lr_lambda_max"] > 0.0
+
+
+def test_who_reads_them():
+    def reads(probe: bool = True, loss=loss_fn, **settings) -> bool:
+        return build_engine(model(), loss, BATCH, Settings(**settings), probe).reads_moments
+
+    assert reads()
+    assert not reads(probe=False)
+    assert not reads(memory="sketch"), "memory is short there"
+    assert not reads(loss=None), "no loss, no probe"
