@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
-from shockwatch.symmetry.groups import Rotation
 from tests.symmetry.cases import BY_NAME
 from tests.symmetry.spans import generators
 from tests.symmetry.test_quotient import prepared
@@ -32,22 +31,27 @@ def test_vertical_norm_is_that_of_the_part_in_the_span_of_all_generators(name: s
 
 
 @pytest.mark.parametrize("name", ["llama", "stack", "vision"])
-def test_generators_in_place_are_those_of_the_group(name: str) -> None:
+def test_generators_of_a_rotation_are_its_derivative(name: str) -> None:
     _, _, quotient, state = prepared(name)
     point = quotient.pack(state)
-    for group in quotient._acting(point)._rotations:
-        assert isinstance(group, Rotation)
+    rotations = quotient._acting(point)._rotations
+    assert rotations
+    for group in rotations:
         generator = torch.Generator().manual_seed(0)
         draw = torch.randn(group.size, group.size, generator=generator, dtype=torch.float64)
-        prepared_ones = group._in_place(point.stacks)
-        assert prepared_ones is not None
-        found, expected = ({n: torch.zeros_like(t) for n, t in point.stacks.items()} for _ in range(2))
-        prepared_ones.generate_(draw, found)
-        group.generate_(draw, point.stacks, expected)
-        for n in found:
-            assert torch.allclose(found[n], expected[n], atol=1e-12), n
-        noise = {n: torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in point.stacks.items()}
-        assert torch.allclose(prepared_ones.adjoint(noise), group.adjoint(point.stacks, noise), atol=1e-11)
+        skew = group._project(draw)
+        ends = []
+        for step in (1e-5, -1e-5):
+            ends.append({n: t.clone() for n, t in point.stacks.items()})
+            group.turn_(ends[-1], torch.matrix_exp(step * skew))
+        found = {n: torch.zeros_like(t) for n, t in point.stacks.items()}
+        group.generators(point.stacks).generate_(draw, found)
+        for n, tangent in found.items():
+            assert torch.allclose(tangent, (ends[0][n] - ends[1][n]) / 2e-5, atol=1e-8), n
+        noise = {n: torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in found.items()}
+        inner = sum(float((noise[n] * found[n]).sum()) for n in found)
+        adjoint = group.adjoint(point.stacks, noise)
+        assert float((adjoint * skew).sum()) == pytest.approx(inner, rel=1e-9)
 
 
 def test_conjugate_gradients_carry_what_the_product_gives_beside() -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from shockwatch.snapshot import State
 from shockwatch.symmetry.charges import ChargeSystem
 from shockwatch.symmetry.conjugate_gradients import conjugate_gradients
-from shockwatch.symmetry.groups.base import ContinuousGroup, Generators, SymmetryGroup, frame
+from shockwatch.symmetry.groups.base import ContinuousGroup, SymmetryGroup, frame
 from shockwatch.symmetry.groups.general_linear import GeneralLinear
-from shockwatch.symmetry.groups.turning import TurningGenerators, scaled
+from shockwatch.symmetry.groups.turning import TurningGenerators
 from shockwatch.symmetry.naming import block_name
 from shockwatch.symmetry.pieces import Piece
 from shockwatch.symmetry.streams import Stream, find_streams
@@ -64,20 +64,13 @@ class Rotation(ContinuousGroup):
         free = self.size - self._parts.centred
         return free * (free - 1) // 2
 
-    # -- the pieces as matrices (layers, features, columns) in which R acts from the left ---------
-
-    def _moved(self, piece: Piece, state: State) -> Tensor:
-        """The view with a dimension of layers (one, where the piece is no stack) and the features in front."""
-        view = piece.view(state) if piece.stacked else piece.view(state)[None]
-        return view.movedim(piece.positions(self._parts.axis)[0] + (not piece.stacked), 1)
+    # -- the pieces -----------------------------------------------------------------------------------
 
     def _matrix(self, piece: Piece, state: State) -> Tensor:
-        moved = self._moved(piece, state)
+        """``(layers, features, columns)``; one layer where the piece is no stack."""
+        view = piece.view(state) if piece.stacked else piece.view(state)[None]
+        moved = view.movedim(piece.positions(self._parts.axis)[0] + (not piece.stacked), 1)
         return moved.reshape(len(moved), self.size, -1)
-
-    def _write(self, piece: Piece, state: State, matrix: Tensor) -> None:
-        moved = self._moved(piece, state)
-        moved.copy_(matrix.reshape(moved.shape))
 
     def _zeros(self, state: State) -> Tensor:
         device = self.pieces[0].view(state).device
@@ -111,12 +104,7 @@ class Rotation(ContinuousGroup):
 
     def turn_(self, state: State, rotation: Tensor) -> None:
         """Act with ``rotation``, ``(d, d)``, in place."""
-        if (prepared := self._in_place(state)) is not None:
-            prepared.turn_(rotation)
-            return
-        for piece, scale in list(self._frames(state)):
-            matrix = self._matrix(piece, state)
-            self._write(piece, state, scaled(rotation, scale).to(matrix.dtype) @ matrix)
+        self.generators(state).turn_(rotation)
 
     def _project(self, matrix: Tensor) -> Tensor:
         """Onto antisymmetric matrices, those with ``A 1 = 0`` where the ones are fixed."""
@@ -169,15 +157,11 @@ class Rotation(ContinuousGroup):
 
     def turn_towards_(self, state: State, reference: State, labels: Container[str]) -> Tensor | None:
         """Nearest in the pieces with these labels; where there are none, as :meth:`align_`. Returns the rotation."""
-        met = [
-            _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
-            for piece, scale in self._frames(state)
-            if piece.label in labels
-        ]
-        if not met:
+        turning = self.generators(state)
+        if not turning.moves(labels):
             return self.align_(state, reference)
-        rotation = self._nearest(torch.stack(met).sum(0))
-        self.turn_(state, rotation)
+        rotation = self._nearest(turning.meeting(reference, labels))
+        turning.turn_(rotation)
         return rotation
 
     def between(self, before: State, after: State) -> Tensor:
@@ -186,55 +170,32 @@ class Rotation(ContinuousGroup):
 
     def refine_(self, state: State, reference: State, tolerance: float) -> Tensor | None:
         """Nearest in all pieces, once the other groups are aligned; None where all is within ``tolerance`` of it."""
-        prepared = self._in_place(state)
-        if prepared is not None and all(
-            p.view(reference).stride() == p.view(state).stride() for p in self.pieces
-        ):
-            overlap = prepared.meeting(reference)
-        else:
-            overlap = self._zeros(state)
-            for piece, scale in self._frames(state):
-                overlap += _meeting(self._matrix(piece, reference), self._matrix(piece, state), scale)
+        turning = self.generators(state)
+        overlap = turning.meeting(reference)
         rotation = self._nearest(overlap)
         change = rotation - torch.eye(self.size, dtype=rotation.dtype, device=rotation.device)
         if float(((change @ overlap) * change).sum()) <= tolerance**2 * float(overlap.trace()):
             return None
-        self.turn_(state, rotation)
+        turning.turn_(rotation)
         return rotation
 
     def generate_(self, coefficients: Tensor, state: State, tangent: State) -> None:
-        self._generate_(self._project(coefficients.double()), state, tangent)
-
-    def _generate_(self, skew: Tensor, state: State, tangent: State) -> None:
-        for piece, scale in self._frames(state):
-            matrix = self._matrix(piece, state)
-            target = self._matrix(piece, tangent)
-            self._write(piece, tangent, target + scaled(skew, scale).to(matrix.dtype) @ matrix)
+        self.generators(state).generate_(coefficients, tangent)
 
     def adjoint(self, state: State, tangent: State) -> Tensor:
-        total = self._zeros(state)
-        for piece, scale in self._frames(state):
-            total += _meeting(self._matrix(piece, tangent), self._matrix(piece, state), scale)
-        return self._project(total).to(self.pieces[0].view(tangent).dtype)
+        return self.generators(state).adjoint(tangent)
 
-    def generators(self, state: State) -> Generators:
-        return self._in_place(state) or super().generators(state)
-
-    def _in_place(self, state: State) -> TurningGenerators | None:
-        """None where features lie between other dimensions, or a gain is zero."""
-        axis, sets = self._parts.axis, dict[tuple[Piece | None, bool, int], list[Piece]]()
+    def generators(self, state: State) -> TurningGenerators:
+        """Prepared at one state; nothing moves where a gain is zero."""
+        sets: dict[tuple[Piece | None, bool, int], list[tuple[Piece, int]]] = {}
         scales = dict(self._frames(state))
         for piece, gain, reads in self._members():
-            layers = len(piece.view(state)) if piece.stacked else 1
-            sets.setdefault((gain, reads and gain is not None, layers), []).append(piece)
-        try:
-            return TurningGenerators(
-                [(scales[ps[0]], [(p, p.positions(axis)[0]) for p in ps]) for ps in sets.values()],
-                state,
-                self._project,
-            )
-        except (ValueError, KeyError):
-            return None
+            if piece in scales:
+                layers = len(piece.view(state)) if piece.stacked else 1
+                key = gain, reads and gain is not None, layers
+                sets.setdefault(key, []).append((piece, piece.positions(self._parts.axis)[0]))
+        members = [(scales[pieces[0][0]], pieces) for pieces in sets.values()]
+        return TurningGenerators(self._zeros(state), members, state, self._project)
 
     def inverts_roughly(self, state: State) -> bool:
         return not any(_uneven(scale, piece.view(state).dtype) for piece, scale in self._frames(state))
@@ -313,11 +274,6 @@ def _uneven(scale: Tensor | None, dtype: torch.dtype) -> bool:
     square = scale.square()
     mean = square.mean(1, keepdim=True)
     return bool(((square - mean).abs() > _EQUAL * torch.finfo(dtype).eps * mean).any())
-
-
-def _meeting(first: Tensor, second: Tensor, scale: Tensor | None) -> Tensor:
-    """``(scale first) (second / scale)^T``: large tensors in their own type, what is small in float64."""
-    return scaled((first @ second.mT).double(), scale).sum(0)
 
 
 def find(system: ChargeSystem, found: Sequence[SymmetryGroup]) -> list[SymmetryGroup]:

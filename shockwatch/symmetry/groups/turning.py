@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,78 +13,95 @@ from shockwatch.symmetry.pieces import Piece
 
 
 class TurningGenerators(Generators):
-    """``P -> s A (P / s)`` on pieces as they lie, features first or last: without a copy where strides allow it.
+    """``P -> s A (P / s)`` on pieces as they lie: copied only where features stand between, or strides demand it.
 
     Args:
+        zero: ``(features, features)``, float64.
         sets: pieces with one ``s``, ``(layers, features, 1)`` (None: one), each with the dimension of its features.
         state: the point.
         project: onto the antisymmetric matrices of the group, ``(features, features)``.
-
-    Raises:
-        ValueError: where features lie between other dimensions.
     """
 
     def __init__(
         self,
+        zero: Tensor,
         sets: Iterable[tuple[Tensor | None, Sequence[tuple[Piece, int]]]],
         state: State,
         project: Callable[[Tensor], Tensor],
     ) -> None:
-        self._project, self._state = project, state
-        self._sets: list[tuple[Tensor | None, list[tuple[Piece, bool, Tensor]]]] = []
+        self._zero, self._project, self._state = zero, project, state
+        self._sets: list[tuple[Tensor | None, list[tuple[Piece, int, Tensor]]]] = []
         for scale, pieces in sets:
-            members = []
-            for piece, position in pieces:
-                view = piece.view(state)
-                last = position == view.dim() - 1
-                if not last and position != int(piece.stacked):
-                    raise ValueError(f"{piece.label}: its features must come first or last")
-                members.append((piece, last, self._matrix(piece, last, state)))
+            members = [(p, position, _matrix(p, position, state)) for p, position in pieces]
             self._sets.append((scale if scale is None else scale.to(members[0][2].dtype), members))
 
-    def _matrix(self, piece: Piece, last: bool, state: State) -> Tensor:
-        """``(layers, rest, features)`` or ``(layers, features, rest)``; a copy where strides demand it."""
-        view = piece.view(state)
-        view = view if piece.stacked else view[None]
-        if last:
-            return view[:, None] if view.dim() == 2 else view.reshape(len(view), -1, view.shape[-1])
-        return view.reshape(len(view), view.shape[1], -1)
+    def moves(self, labels: Container[str]) -> bool:
+        """Whether it moves any piece with one of these labels."""
+        return any(piece.label in labels for _, members in self._sets for piece, *_ in members)
 
     def turn_(self, rotation: Tensor) -> None:
         """Act with ``(features, features)`` on the state itself, in place."""
         for scale, members in self._sets:
             acting = scaled(rotation.to(members[0][2].dtype)[None], scale)
-            for piece, last, matrix in members:
-                view = piece.view(self._state)
-                view.copy_((matrix @ acting.mT if last else acting @ matrix).reshape(view.shape))
+            for piece, position, matrix in members:
+                turned = matrix @ acting.mT if _last(piece, position) else acting @ matrix
+                _write(piece, position, self._state, turned)
 
     def generate_(self, coefficients: Tensor, tangent: State) -> None:
         skew = self._project(coefficients.double())
         for scale, members in self._sets:
             # it acts from the right as its transpose
             acting = scaled(skew.to(members[0][2].dtype)[None], scale)
-            for piece, last, matrix in members:
-                target, view = self._matrix(piece, last, tangent), piece.view(tangent)
-                factors = (matrix, acting.mT) if last else (acting, matrix)
+            for piece, position, matrix in members:
+                target = _matrix(piece, position, tangent)
+                factors = (matrix, acting.mT) if _last(piece, position) else (acting, matrix)
                 target.baddbmm_(*(factor.expand(len(matrix), -1, -1) for factor in factors))
-                if target.data_ptr() != view.data_ptr():
-                    view.copy_(target.reshape(view.shape))
+                if target.data_ptr() != piece.view(tangent).data_ptr():
+                    _write(piece, position, tangent, target)
 
     def adjoint(self, tangent: State) -> Tensor:
-        return self._project(self.meeting(tangent)).to(self._sets[0][1][0][2].dtype)
+        met = self._project(self.meeting(tangent))
+        return met.to(self._sets[0][1][0][2].dtype) if self._sets else met
 
-    def meeting(self, other: State) -> Tensor:
-        """``sum (s other) (P / s)^T``, ``(features, features)``, float64."""
-        met: list[Tensor] = []
+    def meeting(self, other: State, labels: Container[str] | None = None) -> Tensor:
+        """``sum (s other) (P / s)^T``, ``(features, features)``, float64.
+
+        Args:
+            labels: of the pieces that count; None: all.
+        """
+        met = []
         for scale, members in self._sets:
-            total: Tensor | None = None
-            for piece, last, matrix in members:
-                moved = self._matrix(piece, last, other)
-                part = moved.mT @ matrix if last else moved @ matrix.mT
-                total = part if total is None else total + part
-            assert total is not None
-            met.append(scaled(total, scale).sum(0).double())
-        return torch.stack(met).sum(0)
+            parts = []
+            for piece, position, matrix in members:
+                if labels is None or piece.label in labels:
+                    moved = _matrix(piece, position, other)
+                    parts.append(moved.mT @ matrix if _last(piece, position) else moved @ matrix.mT)
+            if parts:
+                met.append(scaled(sum(parts[1:], parts[0]), scale).sum(0).double())
+        return torch.stack(met).sum(0) if met else self._zero
+
+
+def _last(piece: Piece, position: int) -> bool:
+    return position == len(piece.atoms) - 1
+
+
+def _moved(piece: Piece, position: int, state: State) -> Tensor:
+    """The view with a dimension of layers (one, where the piece is no stack), features next or last."""
+    view = piece.view(state) if piece.stacked else piece.view(state)[None]
+    return view if _last(piece, position) else view.movedim(position + (not piece.stacked), 1)
+
+
+def _matrix(piece: Piece, position: int, state: State) -> Tensor:
+    """``(layers, rest, features)`` or ``(layers, features, rest)``; a copy where strides demand it."""
+    moved = _moved(piece, position, state)
+    size = piece.atoms[position].size
+    shape = (-1, size) if _last(piece, position) else (size, -1)
+    return moved.reshape(len(moved), *shape)
+
+
+def _write(piece: Piece, position: int, state: State, matrix: Tensor) -> None:
+    moved = _moved(piece, position, state)
+    moved.copy_(matrix.reshape(moved.shape))
 
 
 def scaled(matrix: Tensor, scale: Tensor | None) -> Tensor:
