@@ -118,8 +118,6 @@ def _sweeps_(
         turns = {group: matrix for group, (_, matrix) in steps.items() if matrix is not None}
         for group, matrix in turns.items():
             gauge.turn(group, matrix)
-        if not progress.sweeps:
-            progress = _Progress(_enough(tolerance, moved))
         if progress.done(moved):
             break
         turn = torch.cat([zeros, *(_logarithms(matrix) for matrix in turns.values())])
@@ -194,19 +192,19 @@ def _remember(gauge: Gauge, groups: Sequence[ScalingGroup], logs: Tensor) -> Non
     gauge.logs.update(zip(groups, parts, strict=True))
 
 
-def _enough(tolerance: float, moved: float) -> float:
-    """Where sweeps end whose first one moved by ``moved``."""
-    return tolerance if tolerance < _NARROW else max(tolerance, min(_SETTLED, _SHARE * moved))
-
-
 class _Progress:
-    """When to stop: at the tolerance, or where rounding keeps moving ill-conditioned weights by a little more."""
+    """When to stop: at the tolerance, or where rounding keeps moving ill-conditioned weights by a little more.
+
+    In single precision the tolerance is a share of the first move, within bounds.
+    """
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance, self._least, self._since = tolerance, math.inf, 0
         self.sweeps = 0
 
     def done(self, moved: float) -> bool:
+        if not self.sweeps and self._tolerance >= _NARROW:
+            self._tolerance = max(self._tolerance, min(_SETTLED, _SHARE * moved))
         self.sweeps += 1
         self._least, self._since = (moved, 0) if moved < self._least else (self._least, self._since + 1)
         stalled = self._least < _ROUNDING * self._tolerance and self._since >= _PATIENCE
@@ -237,8 +235,6 @@ def balancing_logs(
         if len(tables.groups) == 1:
             break
         moved = float((image - point).abs().max())
-        if not progress.sweeps:
-            progress = _Progress(_enough(tolerance, moved))
         if progress.done(moved):
             break
         point = memory.next(point, image)
