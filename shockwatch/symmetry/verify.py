@@ -131,35 +131,51 @@ class Verifier:
             return
         wide = (2 * self._bytes_of(g.parameters) for g in groups if not _only_reorders(g))
         self._alone = _SHARE_ALONE * max(wide, default=0)
+        again = self._without_epsilon is not None and any(group.approximate for group in groups)
+        # a second trial of exact groups costs nothing where approximate ones are tried without an eps
+        joint = again and self._small and math.isfinite(self._there()[1])
         for approximate in (False, True):
             alike = [g for g in groups if g.approximate == approximate]
             fine = _TOLERANCE_APPROXIMATE if approximate else _EXACT if self._small else _TOLERANCE
-            # approximate groups are tried again where there is no eps
-            trials = 1 if approximate and self._without_epsilon is not None else _TRIALS
+            trials = 1 if joint or (again and approximate) else _TRIALS
             # a small model has room for all in float64
             for reorders in (False,) if self._small else (False, True):
                 chosen = [g for g in alike if self._small or _only_reorders(g) == reorders]
                 for together in self._fitting(chosen, reorders):
                     self._bisect(together, reorders, fine, trials)
-        self._confirm([g for g in groups if g.approximate and holds(g, g.residual)])
+        if again:
+            self._confirm([g for g in groups if (g.approximate or joint) and holds(g, g.residual)])
 
     def _confirm(self, groups: Sequence[SymmetryGroup]) -> None:
-        """Refuse approximate groups that move the loss without an eps, too."""
-        if not groups or self._without_epsilon is None:
-            return
+        """Refuse approximate groups that move the loss without an eps, too; a second trial for the others."""
         stated = [group.residual for group in groups]
         kept = self._loss, self._base
         try:
-            if self._exact is None:
-                self._loss = self._without_epsilon()
-                self._exact = self._loss, self._value({})
-            self._loss, self._base = self._exact
+            self._loss, self._base = self._there()
             for together in self._fitting(groups, False):
-                self._bisect(together, False, _TOLERANCE, 1)
+                self._bisect(together, False, _EXACT if self._small else _TOLERANCE, 1)
         finally:
             self._loss, self._base = kept
+        # without an eps rounding may weigh more: that is no fault of an exact group
+        if doubtful := [g for g in groups if not g.approximate and not g.residual < _EXACT]:
+            self._bisect(doubtful, False, _EXACT, 1)
         for group, residual in zip(groups, stated, strict=True):
-            group.residual = residual if group.residual < _TOLERANCE else math.inf
+            if group.approximate:
+                group.residual = residual if group.residual < _TOLERANCE else math.inf
+            else:
+                group.residual = max(residual, group.residual)
+
+    def _there(self) -> tuple[StepLoss, float]:
+        """The step without an eps, and the loss of the generic point there."""
+        if self._exact is None:
+            assert self._without_epsilon is not None
+            kept = self._loss
+            try:
+                self._loss = self._without_epsilon()
+                self._exact = self._loss, self._value({})
+            finally:
+                self._loss = kept
+        return self._exact
 
     def _bytes_of(self, names: Iterable[str]) -> int:
         return sum(self._point.bytes(name) for name in names)

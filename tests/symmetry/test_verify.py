@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from shockwatch.symmetry import infer_symmetries, verify
 from shockwatch.symmetry.generic import GenericPoint
 from shockwatch.symmetry.groups import GeneralLinear, Permutation, ScalingGroup, SymmetryGroup
 from shockwatch.symmetry.verify import Verifier
-from shockwatch.tracing import StepLoss, fewer, trace_step
+from shockwatch.tracing import StepLoss, fewer, trace_step, without_epsilon
 from tests.symmetry.cases import BY_NAME, CASES, Case, state_of
 
 
@@ -77,6 +78,32 @@ def test_the_order_of_two_units_is_tried_and_not_only_the_identity() -> None:
         verifier.measure([true])
         assert false.residual > 1e-6
         assert true.residual < 1e-12
+
+
+class _Broken(StepLoss):
+    def streamed_value(self, read: Callable[[str], Tensor]) -> float:
+        return math.nan
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_exact_groups_are_tried_twice_beside_approximate_ones(size: bool, finite: bool) -> None:
+    """Their second trial is that of approximate groups without an eps, where there is one."""
+    case = BY_NAME["cnn"]
+    groups, loss, state = prepared("cnn")
+    stated = {g: g.residual for g in groups}
+    wide = trace_step(case.model(), case.loss, case.data()).in_dtype(torch.float64)
+    kind = StepLoss if finite else _Broken
+    fixed = {n: t for n, t in case.model().named_buffers() if n not in state}
+    true = next(g for g in groups if isinstance(g, Permutation))
+    false = dataclasses.replace(true, pieces=true.pieces[:1])
+    Verifier(loss, state, fixed, 0, lambda: kind(without_epsilon(wide), case.data())).measure(
+        [*groups, false]
+    )
+    assert false.residual > 1e-6
+    approximate = [g for g in groups if g.approximate]
+    assert approximate
+    assert all(g.residual < 1e-12 for g in groups if not g.approximate)
+    assert all((g.residual < 10 * stated[g]) is finite for g in approximate)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
