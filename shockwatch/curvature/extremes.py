@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,6 +46,11 @@ class ExtremeEigenvalues:
     products: int
 
 
+Demand = Callable[[RitzSpace], tuple[float, Tensor | None]]
+"""How far a space is from what is wanted of it besides the two ends, 1 or less: no more is wanted; and the vector,
+orthogonal to the space, that would help most."""
+
+
 @dataclass(frozen=True)
 class Recycled:
     """Ritz pairs of an earlier point: a model of the operator that costs no product.
@@ -85,19 +91,22 @@ def extreme_eigenvalues(
     recycled: Recycled | None = None,
     tolerance: float = 1e-2,
     max_products: int = 60,
+    demand: Demand | None = None,
 ) -> ExtremeEigenvalues:
     """Both ends of the spectrum, by extending ``space`` until their estimated errors are small.
 
     What the space and the recycled vectors have no part in is not found: let it hold a random vector, better a Krylov
     space of one. Each round adds the residual of the end that is worse off, corrected by the recycled pairs (Davidson
-    1975). It stops when the error of both ends, ``min(r, r^2 / gap)``, is below
-    ``tolerance * max(|lambda|, spread / 1000)``, when the space is invariant, or at ``max_products``.
+    1975), or what ``demand`` asks for, if that is further from being met. It stops when the error of both ends,
+    ``min(r, r^2 / gap)``, is below ``tolerance * max(|lambda|, spread / 1000)`` and the demand met, when the space is
+    invariant, or at ``max_products``.
 
     Args:
         space: not empty; it grows.
         recycled: of a point nearby.
         tolerance: relative accuracy.
         max_products: of the space, those it came with included.
+        demand: what else the space shall hold.
 
     Raises:
         ValueError: for arguments out of range, an empty space, or curvature that is not finite.
@@ -115,9 +124,13 @@ def extreme_eigenvalues(
             if space.products < max_products:
                 space.add(recycled.vectors[index])
     while space.products < max_products:
-        worst, residual, enough = _worse_end(space, tolerance)
-        if enough and space.products - before >= least:
+        worst, residual, error = _worse_end(space, tolerance)
+        missing, wanted = demand(space) if demand is not None else (0.0, None)
+        if max(error, missing) <= 1.0 and space.products - before >= least:
             break
+        if wanted is not None and missing > error:
+            if space.add(wanted, horizontal=True):
+                continue
         value, spread = _value(space, worst)
         corrected = (
             recycled.correction(residual, value, spread) if recycled is not None and worst == 0 else None
@@ -147,8 +160,8 @@ def _value(space: RitzSpace, end: int) -> tuple[float, float]:
     return float(values[end]), float(values[-1] - values[0])
 
 
-def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, bool]:
-    """Which end of the spectrum, 0 or -1, is worse off, its residual, and whether even that is good enough."""
+def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, float]:
+    """Which end of the spectrum, 0 or -1, is worse off, its residual, and its error over what is allowed."""
     values, _ = space.ritz()
     spread = float(values[-1] - values[0])
     errors, residuals = {}, dict(zip((0, -1), space.residuals((0, -1)), strict=True))
@@ -160,4 +173,4 @@ def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, bool]:
         allowed = tolerance * max(value, _ERROR_FLOOR * spread)
         errors[end] = error / allowed if allowed > 0.0 else (math.inf if error > 0.0 else 0.0)
     worst = max(errors, key=lambda end: errors[end])
-    return worst, residuals[worst], errors[worst] <= 1.0
+    return worst, residuals[worst], errors[worst]

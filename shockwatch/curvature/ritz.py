@@ -195,7 +195,18 @@ class RitzSpace:
 
     def leak(self, coordinates: Array) -> float:
         """``|(1 - V^T V) H x|`` of the vector ``x`` with these coordinates."""
-        return float(self._moved_out(coordinates, self._projected @ coordinates).norm())
+        return float(self.moved_out(coordinates).norm())
+
+    def moved_out(self, coordinates: Array) -> Tensor:
+        """``(1 - V^T V) H x`` of the vector ``x`` with these coordinates, shape ``(dim,)``."""
+        return self._moved_out(coordinates, self._projected @ coordinates)
+
+    def coordinates(self, vector: Tensor) -> Array:
+        """``V x``: those of the part of ``vector`` inside the space, shape ``(m,)``."""
+        return self._vectors.inner(vector).double().cpu().numpy()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_operator": None, "_project": None}  # what is known outlives the operator
 
     def _moved_out(self, coordinates: Array, inside: Array) -> Tensor:
         return self._images.combine(self._weights(coordinates)) - self.combination(inside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,31 +16,40 @@ from shockwatch.curvature.ritz import Array, Operator, Subspace
 
 @dataclass(frozen=True)
 class SpectralMeasure:
-    """Quadrature of ``mu(f) = g^T f(H) g``, exact for polynomials of degree below twice the products made from ``g``.
+    """Quadrature of ``mu(f) = g^T f(H) g``; exact in a Krylov space of ``g`` for polynomials of low degree.
 
     Attributes:
         nodes: Ritz values, ascending, shape ``(m,)``.
-        weights: parts of ``|g|^2`` at the nodes, shape ``(m,)``.
-        residuals: ``|H u - lambda u|`` of each Ritz vector, shape ``(m,)``.
-        space: what they live in; its first basis vector is ``g / |g|``.
+        amplitudes: ``<g, u>`` of their Ritz vectors as ``space.ritz()`` has them, shape ``(m,)``.
+        start: ``V g``, shape ``(m,)``.
+        space: what they live in; it holds ``g``.
     """
 
     nodes: Array
-    weights: Array
-    residuals: Array
+    amplitudes: Array
+    start: Array
     space: Subspace
 
     @classmethod
-    def inside(cls, space: Subspace, size: float) -> SpectralMeasure:
-        """The measure of ``g`` with ``|g| = size``, if ``g / |g|`` is the first basis vector of ``space``."""
+    def of(cls, space: Subspace, start: Array) -> SpectralMeasure:
+        """The measure of the vector ``start @ V``."""
         nodes, coordinates = space.ritz()
-        residuals = np.array([space.leak(coordinates[:, i]) for i in range(len(nodes))])
-        return cls(nodes, size**2 * coordinates[0] ** 2, residuals, space)
+        return cls(nodes, start @ coordinates, start, space)
+
+    @property
+    def weights(self) -> Array:
+        """Parts of ``|g|^2`` at the nodes, shape ``(m,)``."""
+        return self.amplitudes**2
+
+    @cached_property
+    def residuals(self) -> Array:
+        """``|H u - lambda u|`` of each Ritz vector, shape ``(m,)``."""
+        return np.array([self.space.leak(column) for column in self.space.ritz()[1].T])
 
     def vector(self, index: int) -> Tensor:
         """Unit Ritz vector ``u`` of a node, signed to have ``<g, u> >= 0``, shape ``(dim,)``."""
         coordinates = self.space.ritz()[1][:, index]
-        return self.space.vector(coordinates if coordinates[0] >= 0.0 else -coordinates)
+        return self.space.vector(coordinates if self.amplitudes[index] >= 0.0 else -coordinates)
 
     @property
     def total(self) -> float:
@@ -96,7 +106,10 @@ def spectral_measure(
     Raises:
         ValueError: if ``vector`` is zero or not finite.
     """
-    return SpectralMeasure.inside(krylov(operator, vector, products, project=project), float(vector.norm()))
+    space = krylov(operator, vector, products, project=project)
+    start = np.zeros(len(space.diagonal))
+    start[0] = float(vector.norm())
+    return SpectralMeasure.of(space, start)
 
 
 def random_measure(

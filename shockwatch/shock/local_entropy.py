@@ -89,9 +89,7 @@ def laplace(
         return _invalid("tau is past the breakdown of the Laplace form, -1 / lambda_min")
     space = gradient.space
     small = space.projected
-    size = math.sqrt(gradient.total)
-    start = np.zeros(len(small))
-    start[0] = size
+    start = gradient.start
     inside: Array = np.linalg.solve(np.eye(len(small)) + time * small, start).astype(np.float64)
     # residual of (I + tau H) x = g, over the smallest factor that multiplies an error
     floor = min(1.0, 1.0 + time * float(gradient.nodes[0]))
@@ -108,19 +106,19 @@ def laplace(
         logarithm, logarithm_error = float(np.log1p(time * gradient.nodes).sum()), 0.0
     else:
         raise ValueError("traces=(): may be empty only where the gradient's Krylov space is the whole space")
-    slope = combination(space.basis, inside)
+    slope = float(np.linalg.norm(inside)) * space.vector(inside)
     if loss is not None:
         bend = float(inside @ small @ inside)
-        expected = -time * size * float(inside[0]) + 0.5 * time**2 * bend
+        expected = -time * float(start @ inside) + 0.5 * time**2 * bend
         departs = abs(loss.loss(-time * slope) - loss.loss() - expected) > _ANHARMONIC * abs(expected)
         if departs or (viscosity > 0.0 and traces and _noise_departs(loss, traces[0], time, viscosity)):
             return _invalid("the loss leaves its quadratic model within the averaged neighbourhood")
-    value = -0.5 * time * size * float(inside[0]) + viscosity * logarithm
+    value = -0.5 * time * float(start @ inside) + viscosity * logarithm
     return LocalEntropy(value, viscosity * logarithm_error, slope, error)
 
 
 def _noise_departs(loss: ReducedLoss, trace: SpectralMeasure, time: float, viscosity: float) -> bool:
-    step = math.sqrt(2.0 * viscosity * time * trace.total) * trace.space.basis[0]
+    step = math.sqrt(2.0 * viscosity * time * trace.total) * trace.space.vector(trace.start)
     expected = 2.0 * viscosity * time * float(trace.weights @ trace.nodes)
     scale = 2.0 * viscosity * time * float(trace.weights @ np.abs(trace.nodes))
     return abs(loss.loss(step) + loss.loss(-step) - 2.0 * loss.loss() - expected) > _ANHARMONIC * scale

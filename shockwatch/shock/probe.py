@@ -14,11 +14,16 @@ from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measure, spectral_measure
 from shockwatch.memory import MOST_PRODUCTS
+from shockwatch.shock.response import LinearResponse, growth_time
 from shockwatch.shock.slice import LossSlice, take_slice, time_to_steepest
 
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
 _GRADIENT_PRODUCTS = 16  # fewer leave the modes of a ReLU network mixed, and its forecasts cry wolf
-_NOISE_PRODUCTS = {False: 4, True: 8}  # more where digits are wanted
+_NOISE_PRODUCTS = 8
+_MISSING = 0.1
+_MOST_RESPONSE = 12
+
+LOOSE = 3e-2
 
 _HEAVY = 0.05  # share of |g|^2 from which a direction is worth a slice of its own
 _ONE_MODE = 0.95  # cosine from which the unstable modes together are one of them
@@ -76,7 +81,7 @@ def probe(
     reduced: ReducedLoss,
     recycled: Recycled | None,
     generator: torch.Generator,
-    tolerance: float = 1e-2,
+    tolerance: float = LOOSE,
     *,
     most_products: int = MOST_PRODUCTS,
 ) -> Probe:
@@ -99,21 +104,11 @@ def probe(
     norm = float(gradient.norm())
     if not math.isfinite(norm):
         raise ValueError(f"gradient has norm {norm!r}: nothing to probe")
-    tight = tolerance < _TIGHT
-    space = RitzSpace(reduced.hvp, reduced.project, gradient)
-    measure = (
-        spectral_measure(space.multiply, gradient, _GRADIENT_PRODUCTS, project=reduced.project)
-        if norm > 0.0
-        else None
-    )
-    noise = random_measure(
-        space.multiply, gradient, _NOISE_PRODUCTS[tight], project=reduced.project, generator=generator
-    )
-    ends = extreme_eigenvalues(
-        space, recycled=recycled, tolerance=tolerance, max_products=1000 if tight else most_products
-    )
-    lambda_min, residual_min = ends.lambda_min, ends.residual_min
     here = reduced.loss()
+    space = RitzSpace(reduced.hvp, reduced.project, gradient)
+    look = _thorough if tolerance < _TIGHT else _frugal
+    measure, noise, ends = look(reduced, space, recycled, generator, tolerance, most_products)
+    lambda_min, residual_min = ends.lambda_min, ends.residual_min
     unstable = lambda_min < -residual_min
     direction, curvature = ends.vector_min, ends.lambda_min
     slope, loss_slice = float(gradient @ direction), None
@@ -141,6 +136,60 @@ def probe(
         products=space.products,
         recycled=Recycled.of(space),
     )
+
+
+_Look = tuple[SpectralMeasure | None, SpectralMeasure, ExtremeEigenvalues]
+
+
+def _thorough(
+    reduced: ReducedLoss,
+    space: RitzSpace,
+    recycled: Recycled | None,
+    generator: torch.Generator,
+    tolerance: float,
+    most_products: int,
+) -> _Look:
+    """The same products whatever they show, so that rounding decides nothing; the ends to any number of digits."""
+    gradient = reduced.gradient()
+    measure = (
+        spectral_measure(space.multiply, gradient, _GRADIENT_PRODUCTS, project=reduced.project)
+        if float(gradient.norm()) > 0.0
+        else None
+    )
+    noise = random_measure(
+        space.multiply, gradient, _NOISE_PRODUCTS, project=reduced.project, generator=generator
+    )
+    ends = extreme_eigenvalues(space, recycled=recycled, tolerance=tolerance, max_products=1000)
+    return measure, noise, ends
+
+
+def _frugal(
+    reduced: ReducedLoss,
+    space: RitzSpace,
+    recycled: Recycled | None,
+    generator: torch.Generator,
+    tolerance: float,
+    most_products: int,
+) -> _Look:
+    """One space for all, that ends as soon as it holds both ends and the response of the gradient."""
+    gradient = reduced.gradient()
+    norm = float(gradient.norm())
+    start = np.array([norm] if norm > 0.0 else [])
+    if norm > 0.0:
+        space.multiply(gradient / norm)
+    draw = torch.randn(gradient.numel(), generator=generator, dtype=gradient.dtype, device=generator.device)
+    draw = reduced.project(draw.to(gradient.device))
+    space.add(draw, horizontal=True)
+    ends = extreme_eigenvalues(
+        space,
+        recycled=recycled,
+        tolerance=tolerance,
+        max_products=most_products,
+        demand=LinearResponse(start, abs(reduced.loss()), _MISSING, _MOST_RESPONSE) if norm > 0.0 else None,
+    )
+    padded = np.pad(start, (0, len(space) - len(start)))
+    measure = SpectralMeasure.of(space, padded) if norm > 0.0 else None
+    return measure, SpectralMeasure.of(space, space.coordinates(draw)), ends
 
 
 def _sliced(reduced: ReducedLoss, here: float, direction: Tensor, curvature: float) -> _Candidate:
@@ -181,19 +230,15 @@ def _candidates(
     together.
     """
 
-    def arrival(curvature: float, slope: float) -> float:
-        size = math.sqrt(2.0 * loss / -curvature)
-        return math.log1p(size * -curvature / slope) / -curvature if slope > 0.0 else math.inf
-
     negative = [i for i, node in enumerate(measure.nodes) if node < 0.0]
     lowest = [(ends.vector_min, ends.lambda_min)] if ends.lambda_min < 0.0 else []
     if not negative:
         return lowest
-    times = [arrival(float(measure.nodes[i]), math.sqrt(float(measure.weights[i]))) for i in negative]
+    times = [growth_time(float(measure.nodes[i]), abs(float(measure.amplitudes[i])), loss) for i in negative]
     first = negative[times.index(min(times))]
     heaviest = max(negative, key=lambda i: float(measure.weights[i]))
     chosen = [(measure.vector(first), float(measure.nodes[first]))]
-    if lowest and arrival(ends.lambda_min, abs(float(gradient @ ends.vector_min))) < min(times):
+    if lowest and growth_time(ends.lambda_min, abs(float(gradient @ ends.vector_min)), loss) < min(times):
         chosen = lowest
     resolved = measure.residuals[heaviest] < 0.5 * abs(measure.nodes[heaviest])
     heavy = resolved and measure.weights[heaviest] > _HEAVY * measure.total
@@ -214,9 +259,7 @@ def _growth(measure: SpectralMeasure, time: float) -> tuple[Tensor, float] | Non
         return None
     negative = measure.nodes < 0.0
     rates = -measure.nodes[negative]
-    sizes = np.sqrt(measure.weights[negative]) * np.exp(rates * time - rates.max() * time)
+    sizes = measure.amplitudes[negative] * np.exp(rates * time - rates.max() * time)
     sizes *= -np.expm1(-rates * time) / rates
     shares = sizes**2 / float(sizes @ sizes)
-    coordinates = measure.space.ritz()[1][:, negative]
-    signs = np.where(coordinates[0] >= 0.0, 1.0, -1.0)
-    return measure.space.vector(coordinates @ (signs * sizes)), -float(shares @ rates)
+    return measure.space.vector(measure.space.ritz()[1][:, negative] @ sizes), -float(shares @ rates)

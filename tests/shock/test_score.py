@@ -26,7 +26,7 @@ def measured(time: float, *modes: tuple[float, float]) -> SpectralMeasure:
     nodes = (3.0 * square - height)[order]
     weights = (square * (height - square) ** 2)[order]
     empty = Krylov(torch.eye(len(nodes)), nodes, np.zeros(len(nodes) - 1), 0.0)
-    return SpectralMeasure(nodes, weights, np.zeros(len(nodes)), empty)
+    return SpectralMeasure.of(empty, np.sqrt(weights))
 
 
 MODES = ((1.0, 20.1), (0.4, 45.3))
@@ -76,8 +76,8 @@ def test_an_event_in_the_tail_of_the_one_before():
 def test_forecasts_without_an_event_are_not_scored():
     score = ForecastScore()
     for t in range(100):  # negative curvature that relaxes, and with it its part of the gradient
-        nodes, weights = np.array([-math.exp(-t / 30), 0.5]), np.array([math.exp(-t / 10), 1.0])
-        measure = SpectralMeasure(nodes, weights, 0.0 * nodes, Krylov(torch.eye(2), nodes, np.zeros(1), 0.0))
+        nodes, sizes = np.array([-math.exp(-t / 30), 0.5]), np.array([math.exp(-t / 20), 1.0])
+        measure = SpectralMeasure.of(Krylov(torch.eye(2), nodes, np.zeros(1), 0.0), sizes)
         assert not score.update(training_time=float(t), measure=measure, remaining=30.0)
     assert math.isnan(score.value)
 
