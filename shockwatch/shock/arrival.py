@@ -171,8 +171,10 @@ class ArrivalForecaster:
         weight = _ramp(self._growth, _NO_GROWTH, _FULL_GROWTH)
         if weight <= _LEAST:
             return _none("the unstable mode has no e-folding of growth ahead of it: a slope, not a plateau")
+        # of an eigenvalue the error is quadratic in its residual, with a gap of about half of itself
+        loose = probe.residual_min / probe.lambda_min
         known = _hypot(
-            remaining * probe.residual_min / probe.lambda_min, _resolution(probe, pace), _STRAIGHT * remaining
+            remaining * loose * min(1.0, 2.0 * abs(loose)), _resolution(probe, pace), _STRAIGHT * remaining
         )
         return self._judge(remaining, weight * math.prod(w for w, _ in weights), probe, known)
 

@@ -20,10 +20,10 @@ from shockwatch.shock.slice import LossSlice, take_slice, time_to_steepest
 _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
 _GRADIENT_PRODUCTS = 16  # fewer leave the modes of a ReLU network mixed, and its forecasts cry wolf
 _NOISE_PRODUCTS = 8
-_MISSING = 0.1
+_MISSING = 0.05
 _MOST_RESPONSE = 12
 
-LOOSE = 3e-2
+LOOSE = 2e-2
 
 _HEAVY = 0.05  # share of |g|^2 from which a direction is worth a slice of its own
 _ONE_MODE = 0.95  # cosine from which the unstable modes together are one of them
