@@ -21,7 +21,7 @@ _TIGHT = 1e-4  # below this tolerance the caller wants digits, not speed
 _GRADIENT_PRODUCTS = 16  # fewer leave the modes of a ReLU network mixed, and its forecasts cry wolf
 _NOISE_PRODUCTS = 8
 _MISSING = 0.05
-_MOST_RESPONSE = 12
+_MOST_RESPONSE = 8
 
 LOOSE = 2e-2
 
@@ -240,7 +240,8 @@ def _candidates(
     chosen = [(measure.vector(first), float(measure.nodes[first]))]
     if lowest and growth_time(ends.lambda_min, abs(float(gradient @ ends.vector_min)), loss) < min(times):
         chosen = lowest
-    resolved = measure.residuals[heaviest] < 0.5 * abs(measure.nodes[heaviest])
+    leak = measure.space.leak(measure.space.ritz()[1][:, heaviest])
+    resolved = leak < 0.5 * abs(measure.nodes[heaviest])
     heavy = resolved and measure.weights[heaviest] > _HEAVY * measure.total
     if heavy and (heaviest != first or chosen is lowest):
         chosen = [*chosen, (measure.vector(heaviest), float(measure.nodes[heaviest]))]
