@@ -128,9 +128,8 @@ def extreme_eigenvalues(
         missing, wanted = demand(space) if demand is not None else (0.0, None)
         if max(error, missing) <= 1.0 and space.products - before >= least:
             break
-        if wanted is not None and missing > error:
-            if space.add(wanted, horizontal=True):
-                continue
+        if wanted is not None and missing > error and space.add(wanted, horizontal=True):
+            continue
         value, spread = _value(space, worst)
         corrected = (
             recycled.correction(residual, value, spread) if recycled is not None and worst == 0 else None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shockwatch.curvature.reduced import ReducedLoss
-from shockwatch.curvature.ritz import Array, combination
+from shockwatch.curvature.ritz import Array
 from shockwatch.curvature.spectral_measure import SpectralMeasure
 from shockwatch.errors import require_float, require_positive_int
 

@@ -20,8 +20,8 @@ from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.shock.hopf_lax import loss_spline
 from shockwatch.shock.probe import Probe
 
-_EVERY = 8  # grid points of the slice between two measured ones: five of 33
-_PAIRS = 3  # random directions across the line, each taken forth and back
+_EVERY = 5  # grid points of the slice between two measured ones: five of 21
+_PAIRS = 2  # random directions across the line, each taken forth and back
 _STEP = 0.05  # length of a step across, in reaches of the slice
 
 
@@ -38,7 +38,7 @@ def burgers_residual(
     comes from across changes the slope as much as the equation does; 1: it does not hold here at all. NaN where
     there is no slice. ``|grad_perp L|^2`` and ``Lap_perp L`` are means over random directions ``xi`` across
     (Hutchinson), the same at every ``s``, so that a loss which splits into a part along and a part across gives 0
-    exactly. 30 forward passes with three pairs.
+    exactly. 20 forward passes with two pairs.
 
     Args:
         reduced: the reduced loss the probe is of.

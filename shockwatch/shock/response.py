@@ -7,53 +7,59 @@ import math
 import numpy as np
 from torch import Tensor
 
-from shockwatch.curvature.ritz import Array, RitzSpace
+from shockwatch.curvature.ritz import RitzSpace
 
 _FURTHEST = 20.0  # e-foldings: by then what grows fastest is all that is left
 
 
 def growth_time(curvature: float, slope: float, loss: float) -> float:
-    """Time in which a mode of negative ``curvature`` and ``slope`` ``<g, u>`` (not negative) has grown to a drop of
-    the order of the ``loss``: ``s' = |curvature| s + slope`` reaches ``curvature s^2 / 2 = loss``; inf where nothing
-    pushes."""
-    if not slope > 0.0:
+    """Training time in which one unstable mode grows to a drop of the order of the loss.
+
+    ``s' = |curvature| s + |slope|`` from 0 until ``|curvature| s^2 / 2 = loss``; inf where nothing pushes.
+
+    Args:
+        curvature: negative.
+        slope: ``<g, u>``.
+        loss: not negative.
+    """
+    if slope == 0.0:
         return math.inf
     size = math.sqrt(2.0 * loss / -curvature)
-    return math.log1p(size * -curvature / slope) / -curvature
+    return math.log1p(size * -curvature / abs(slope)) / -curvature
 
 
 class LinearResponse:
-    """The displacement ``d' = -(g + H d)`` until the first transition that the space announces, and what leaves it.
+    """A demand on a space: that ``d' = -(g + H d)`` stays in it until the first transition it announces.
 
-    A :data:`~shockwatch.curvature.extremes.Demand`: with ``(1 - V^T V) H d`` below a share of the gradient of then, the
-    modes that the space shows, and the time at which they lead, are those of the whole quotient.
+    Then the modes that it shows, and the time at which they lead, are those of the whole quotient. What leaves it is
+    ``(1 - V^T V) H d``, measured by the gradient of that time.
 
     Args:
-        start: ``V g``, whose further entries are zero.
+        norm: ``|g|``; ``g / |g|`` is the first vector of the space.
         loss: magnitude of the loss.
-        share: of the gradient at the end that may be missing.
+        share: of the gradient at the transition that may leave.
+        most: times that a vector is asked for.
     """
 
-    def __init__(self, start: Array, loss: float, share: float, most: int) -> None:
-        self._start, self._loss, self._share, self._left = start, loss, share, most
+    def __init__(self, norm: float, loss: float, share: float, most: int) -> None:
+        self._norm, self._loss, self._share, self._left = norm, loss, share, most
 
     def __call__(self, space: RitzSpace) -> tuple[float, Tensor | None]:
+        """What leaves ``space`` over what may, 0 where nothing is unstable; and that vector, where it is too much."""
         values, coordinates = space.ritz()
-        slopes = self._start @ coordinates[: len(self._start)]
-        times = [
-            growth_time(float(v), abs(float(s)), self._loss) for v, s in zip(values, slopes, strict=True) if v < 0.0
-        ]
-        time = min(times, default=math.inf)
-        if not time < math.inf:
+        slopes = self._norm * coordinates[0]
+        unstable = [(float(v), float(s)) for v, s in zip(values, slopes, strict=True) if v < 0.0]
+        time = min((growth_time(v, s, self._loss) for v, s in unstable), default=math.inf)
+        if not (self._left and time < math.inf):
             return 0.0, None
         time = min(time, -_FURTHEST / float(values[0]))
-        scale = float(-values[0] * time)
-        left = slopes * np.exp(-values * time - scale)
-        # (1 - e^-x) / x, times the time; exact where x is small
-        moved = slopes * -np.expm1(-values * time) * math.exp(-scale) / np.where(values == 0.0, 1.0, values)
+        # both over e^|lambda_min| t, which may be large
+        largest = -float(values[0]) * time
+        then = slopes * np.exp(-values * time - largest)
+        moved = math.exp(-largest) * slopes * -np.expm1(-values * time) / np.where(values == 0.0, 1.0, values)
         missing = space.moved_out(coordinates @ moved)
-        size, allowed = float(missing.norm()), self._share * float(np.linalg.norm(left))
-        if size <= allowed or not self._left:
-            return 0.0, None
+        excess = float(missing.norm()) / (self._share * float(np.linalg.norm(then)))
+        if excess <= 1.0:
+            return excess, None
         self._left -= 1
-        return size / allowed, missing
+        return excess, missing

@@ -18,7 +18,7 @@ _FIRST_DROP = (
     1e-3  # the first step aims at this share of the loss: far above float32 rounding, far below a transition
 )
 _GROWTH = 1.4  # ratio of successive steps outwards: the steepest point is bracketed to 40 % and then refined
-_HALF = 16  # grid points on each side of the point
+_HALF = 10  # grid points on each side of the point
 _DEGREE = 8  # of the polynomial that carries everything beyond the known slope and curvature
 
 

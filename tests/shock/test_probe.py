@@ -24,8 +24,11 @@ def test_against_the_dense_hessian(case):
     dense = hessian(function)(point)
     values = torch.linalg.eigvalsh(dense)
     found = probe(TorchReducedLoss(function, point), None, generator())
-    assert found.lambda_min == pytest.approx(float(values[0]), rel=0.02)
-    assert found.lambda_max == pytest.approx(float(values[-1]), rel=0.02)
+    assert found.lambda_min == pytest.approx(float(values[0]), rel=0.05)
+    assert found.lambda_max == pytest.approx(float(values[-1]), rel=0.05)
+    tight = probe(TorchReducedLoss(function, point), None, generator(), tolerance=1e-9)
+    assert tight.lambda_min == pytest.approx(float(values[0]), rel=1e-8)
+    assert tight.lambda_max == pytest.approx(float(values[-1]), rel=1e-8)
     slope = grad(function)(point)
     assert found.gradient_norm == pytest.approx(float(slope.norm()))
     assert found.gradient_measure.rate == pytest.approx(float(slope @ dense @ slope / (slope @ slope)))
@@ -46,7 +49,7 @@ def test_products_are_counted_and_few(case):
     found = probe(reduced, None, generator())
     assert found.products == reduced.products
     warm = probe(reduced, found.recycled, generator(1))
-    assert warm.products <= 16 + 8 + 30
+    assert warm.products < found.products
     assert warm.lambda_min == pytest.approx(found.lambda_min, rel=0.02)
 
 
