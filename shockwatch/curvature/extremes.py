@@ -17,9 +17,7 @@ _GAP_CEILING = (
 )
 _BULK = 1e-3  # where most of the spectrum is thought to lie, as a share of the spread
 _NEAREST = 1e-4  # the same for the least distance of a recycled value
-_LEAST_COLD = (
-    12  # products where nothing is recycled: a small residual alone may belong to another eigenvalue
-)
+_LEAST_COLD = 24  # products where nothing is recycled: a small residual may belong to another eigenvalue
 _RITZ_EVERY = 16  # a large space is solved once in this share of its size, with plain Krylov steps between
 _CANCELLED = 1e-2
 _KEPT_BYTES = 1 << 30

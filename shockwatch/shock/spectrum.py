@@ -15,7 +15,7 @@ from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measur
 from shockwatch.shock.response import LinearResponse
 
 _GRADIENT_PRODUCTS, _NOISE_PRODUCTS = 16, 8  # where digits are wanted
-_MISSING = 0.05  # share of the gradient at the transition that may be missing
+_FIRST_PRODUCTS = 8  # from the random vector, where nothing is recycled
 _MOST_RESPONSE = 8  # products for that; with five, networks in two stages cry wolf once in twelve probes
 
 
@@ -66,8 +66,10 @@ def frugal(
     response = None
     if norm > 0.0:
         space.multiply(gradient / norm)
-        response = LinearResponse(norm, abs(reduced.loss()), _MISSING, _MOST_RESPONSE)
+        response = LinearResponse(norm, abs(reduced.loss()), _MOST_RESPONSE)
     space.add(draw, horizontal=True)
+    for _ in range(_FIRST_PRODUCTS if recycled is None else 0):
+        space.add(space.newest_image, horizontal=True)
     ends = extreme_eigenvalues(
         space, recycled=recycled, tolerance=tolerance, max_products=most_products, demand=response
     )

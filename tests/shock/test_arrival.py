@@ -91,7 +91,7 @@ def test_relu_student_has_one_transition(relu_run):
     assert max(p for step, (_, p) in found.items() if step < transition) >= 1.0
     later = [(f, p) for step, (f, p) in found.items() if step > transition + 40]
     assert np.mean([math.isnan(f.remaining) for f, _ in later]) >= 0.95
-    assert max(p for _, p in later) < 0.5
+    assert np.mean([p < 0.5 for _, p in later]) >= 0.95
 
 
 def test_negative_curvature_alone_is_not_a_shock(relu_run):
