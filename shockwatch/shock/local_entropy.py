@@ -20,6 +20,7 @@ from shockwatch.curvature.spectral_measure import SpectralMeasure
 from shockwatch.errors import require_float, require_positive_int
 
 _RESOLVED = 0.05  # largest share of the gradient that Lanczos may leave open
+_FORM = 0.2  # the same for the part of the gap that is quadratic in it
 _ANHARMONIC = 0.2  # largest departure of the loss from its quadratic model, relative to what the model moves
 _EFFECTIVE = 16.0  # fewest samples' worth of weight that a Monte-Carlo mean may rest on,
 _EFFECTIVE_SHARE = (
@@ -34,9 +35,9 @@ class LocalEntropy:
 
     Attributes:
         gap: ``U(q, tau) - L(q)``, in units of the loss; NaN where not valid.
-        gap_error: one standard error of ``gap``.
-        gradient: ``grad U``, shape ``(dim,)``; ``None`` where not valid.
-        gradient_error: one standard error of ``gradient``, as a length (root of the summed variances).
+        gap_error: one standard error of ``gap``, and what Lanczos may have left out of it.
+        gradient: ``grad U``, shape ``(dim,)``; ``None`` where not valid, or where Lanczos resolves the gap only.
+        gradient_error: one standard error of ``gradient``, as a length (root of the summed variances); NaN without it.
         reason: one plain clause where not valid, else empty.
     """
 
@@ -93,9 +94,13 @@ def laplace(
     inside: Array = np.linalg.solve(np.eye(len(small)) + time * small, start).astype(np.float64)
     # residual of (I + tau H) x = g, over the smallest factor that multiplies an error
     floor = min(1.0, 1.0 + time * float(gradient.nodes[0]))
-    error = time * space.leak(inside) / floor
-    if error > _RESOLVED * float(np.linalg.norm(inside)):
+    residual = time * space.leak(inside)
+    error = residual / floor
+    # the quadratic form is off by r^T (I + tau H)^-1 r only
+    form, form_error = float(start @ inside), residual * error
+    if form_error > _FORM * abs(form):
         return _invalid("Lanczos has not resolved the gradient of the local entropy")
+    resolved = error <= _RESOLVED * float(np.linalg.norm(inside))
     if traces:
         draws = np.array([m.log_determinant(time) for m in traces])
         logarithm = float(draws.mean())
@@ -109,12 +114,13 @@ def laplace(
     slope = float(np.linalg.norm(inside)) * space.vector(inside)
     if loss is not None:
         bend = float(inside @ small @ inside)
-        expected = -time * float(start @ inside) + 0.5 * time**2 * bend
+        expected = -time * form + 0.5 * time**2 * bend
         departs = abs(loss.loss(-time * slope) - loss.loss() - expected) > _ANHARMONIC * abs(expected)
         if departs or (viscosity > 0.0 and traces and _noise_departs(loss, traces[0], time, viscosity)):
             return _invalid("the loss leaves its quadratic model within the averaged neighbourhood")
-    value = -0.5 * time * float(start @ inside) + viscosity * logarithm
-    return LocalEntropy(value, viscosity * logarithm_error, slope, error)
+    value = -0.5 * time * form + viscosity * logarithm
+    value_error = math.hypot(viscosity * logarithm_error, 0.5 * time * form_error)
+    return LocalEntropy(value, value_error, slope if resolved else None, error if resolved else math.nan)
 
 
 def _noise_departs(loss: ReducedLoss, trace: SpectralMeasure, time: float, viscosity: float) -> bool:
