@@ -86,14 +86,15 @@ def laplace(
     """
     require_float("time", time, 0.0, _LARGEST, open_low=True)
     require_float("viscosity", viscosity, 0.0, _LARGEST)
-    if min(float(m.nodes[0]) for m in (gradient, *traces)) * time <= -1.0:
+    lowest = min(float(m.nodes[0]) for m in (gradient, *traces))
+    if lowest * time <= -1.0:
         return _invalid("tau is past the breakdown of the Laplace form, -1 / lambda_min")
     space = gradient.space
     small = space.projected
     start = gradient.start
     inside: Array = np.linalg.solve(np.eye(len(small)) + time * small, start).astype(np.float64)
     # residual of (I + tau H) x = g, over the smallest factor that multiplies an error
-    floor = min(1.0, 1.0 + time * float(gradient.nodes[0]))
+    floor = min(1.0, 1.0 + time * lowest)
     residual = time * space.leak(inside)
     error = residual / floor
     # the quadratic form is off by r^T (I + tau H)^-1 r only

@@ -32,6 +32,7 @@ from shockwatch.tracing import (
     LossFunction,
     StepLoss,
     Trace,
+    chooses,
     enough_samples,
     trace_step,
     without_epsilon,
@@ -92,7 +93,7 @@ def quotient_of(
         return Verifier(make(wide, batch), acting, fixed, seed, lambda: make(without_epsilon(wide), batch))
 
     enough = enough_samples(trace, batch)
-    verifier = Screened(None if enough is None else partial(on, enough), partial(on, None))
+    verifier = Screened(None if enough is None else partial(on, enough), partial(on, None), chooses(trace))
     check = None if trace.replay is None else PathCheck(trace.replay, tensors, batch, seed)
     empty = {name for name, t in tensors.items() if not t.numel()}
     kept, rejected, elsewhere = _verified(system, verifier, check, empty)

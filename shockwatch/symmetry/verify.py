@@ -48,10 +48,13 @@ class Screened:
     Args:
         few: makes a verifier on a few samples; it may raise. None: there is none.
         whole: makes the one on all.
+        choosy: samples choose what they read of the parameters: all together must hold on all of them, too.
     """
 
-    def __init__(self, few: Callable[[], Verifier] | None, whole: Callable[[], Verifier]) -> None:
-        self._few, self._whole = few, whole
+    def __init__(
+        self, few: Callable[[], Verifier] | None, whole: Callable[[], Verifier], choosy: bool = False
+    ) -> None:
+        self._few, self._whole, self._choosy = few, whole, choosy
         self._made: dict[Callable[[], Verifier], Verifier] = {}
 
     def measure(self, groups: Sequence[SymmetryGroup]) -> None:
@@ -62,7 +65,10 @@ class Screened:
             except (RuntimeError, ValueError, IndexError, KeyError, TypeError, NotImplementedError):
                 _log.debug("the step does not run on fewer samples", exc_info=True)
                 self._few = None
-        doubtful = groups if self._few is None else [g for g in groups if not holds(g, g.residual)]
+        held = [] if self._few is None else [g for g in groups if holds(g, g.residual)]
+        if held and self._choosy and not self._on(self._whole).confirms(held):
+            held = []
+        doubtful = [group for group in groups if group not in held]
         if doubtful:
             self._on(self._whole).measure(doubtful)
 
@@ -145,6 +151,14 @@ class Verifier:
                     self._bisect(together, reorders, fine, trials)
         if again:
             self._confirm([g for g in groups if (g.approximate or joint) and holds(g, g.residual)])
+
+    def confirms(self, groups: Sequence[SymmetryGroup]) -> bool:
+        """Whether one random element of all of them together leaves the loss; sets no residual."""
+        for approximate, allowed in ((False, _TOLERANCE), (True, _TOLERANCE_APPROXIMATE)):
+            alike = [group for group in groups if group.approximate == approximate]
+            if any(self._change(together, False) >= allowed for together in self._fitting(alike, False)):
+                return False
+        return True
 
     def _confirm(self, groups: Sequence[SymmetryGroup]) -> None:
         """Refuse approximate groups that move the loss without an eps, too; a second trial for the others."""

@@ -1,7 +1,7 @@
 """One training step as a pure function: an aten graph of the loss over parameters, buffers and batch."""
 
 from shockwatch.tracing.epsilon import without_epsilon
-from shockwatch.tracing.fewer import FewerSamples, enough_samples
+from shockwatch.tracing.fewer import FewerSamples, chooses, enough_samples
 from shockwatch.tracing.loss import HessianProduct, StepLoss
 from shockwatch.tracing.step import LossFunction
 from shockwatch.tracing.trace import Replay, Trace, TraceError, trace_step
@@ -14,6 +14,7 @@ __all__ = [
     "StepLoss",
     "Trace",
     "TraceError",
+    "chooses",
     "enough_samples",
     "trace_step",
     "without_epsilon",

@@ -20,6 +20,7 @@ _ENTRIES = 2_000_000
 _LEAST = 4
 
 _VIEWS = ("view", "_unsafe_view", "reshape")
+_CHOOSING = ("embedding", "index", "gather", "scatter", "take", "masked", "topk", "sort", "argmax")
 _MAKERS = ("full", "zeros", "ones", "empty", "new_full", "new_zeros", "new_ones", "new_empty")
 
 
@@ -47,6 +48,15 @@ def enough_samples(trace: Trace, batch: Any) -> int | None:
     entries = sum(_entries(node) for node in trace.graph.graph.nodes if node.op == "call_function")
     count = max(_LEAST, math.ceil(_ENTRIES * total / max(entries, 1)))
     return count if 2 * count <= total else None
+
+
+def chooses(trace: Trace) -> bool:
+    """Whether a sample decides what is read: a few may then leave a word, or an expert, unread."""
+    names = {
+        getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+        for node in trace.graph.graph.nodes
+    }
+    return any(name.startswith(_CHOOSING) for name in names)
 
 
 def _samples(trace: Trace, batch: Any) -> int:

@@ -107,8 +107,13 @@ def test_each_says_when_it_is_not_valid():
     assert collapsed.gradient is None
     steep = TorchReducedLoss(lambda x: (1e3 * x).exp().sum(), torch.ones(9, dtype=torch.float64))
     assert "not finite" in monte_carlo(steep, 1.0, 1.0, generator(), 20).reason
-    short, _ = measures(reduced, 3, 0)
-    assert "not resolved" in laplace(short, traces, 0.9, 0.02).reason
+    assert "not resolved" in laplace(measures(reduced, 3, 0)[0], traces, 0.9, 0.02).reason
+    # the gap is quadratic in what is missing of its gradient
+    full = laplace(gradient, traces, 0.9, 0.0)
+    for products in (4, 5, 6, 8):
+        short = laplace(measures(reduced, products, 0)[0], traces, 0.9, 0.0)
+        assert short.gradient is None
+        assert 0.0 < abs(short.gap - full.gap) <= short.gap_error
     wells = TorchReducedLoss(
         lambda x: 0.25 * (x**2 - 1).square().sum(), torch.full((9,), 0.3, dtype=torch.float64)
     )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from shockwatch.symmetry import infer_symmetries, verify
 from shockwatch.symmetry.generic import GenericPoint
 from shockwatch.symmetry.groups import GeneralLinear, Permutation, ScalingGroup, SymmetryGroup
-from shockwatch.symmetry.verify import Verifier
-from shockwatch.tracing import StepLoss, fewer, trace_step, without_epsilon
+from shockwatch.symmetry.verify import Screened, Verifier
+from shockwatch.tracing import FewerSamples, StepLoss, chooses, fewer, trace_step, without_epsilon
 from tests.symmetry.cases import BY_NAME, CASES, Case, state_of
 
 
@@ -121,6 +121,43 @@ def test_large_models_and_few_samples_have_the_groups_of_small_ones_and_all(
     few = infer_symmetries(model, case.loss, data)
     assert [(g.kind, g.name, g.dim) for g in few.groups] == [(g.kind, g.name, g.dim) for g in small.groups]
     assert few.dim_exact == small.dim_exact
+
+
+class OneWord:
+    """Changes the embedding of one word: no symmetry, where the word is read."""
+
+    kind, name, approximate, residual = "one word", "0", False, math.inf
+    parameters = ("0.weight",)
+
+    def __init__(self, word: int) -> None:
+        self.word = word
+
+    def transform_(self, state: dict[str, Tensor], generator: torch.Generator, scale: float) -> None:
+        state["0.weight"][self.word] += scale
+
+
+def test_a_word_that_few_samples_leave_unread_is_read_in_the_end(size: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(12, 5), nn.Linear(5, 3)).double()
+    # every third sample is chosen: word 10 is in none of them, word 11 in no sample at all
+    words = torch.arange(12) % 10
+    words[7] = 10
+    batch = words[:, None], torch.arange(12)[:, None] % 3
+    trace = trace_step(model, lambda m, b: nn.functional.cross_entropy(m(b[0]).mT, b[1]), batch)
+
+    def few() -> Verifier:
+        return Verifier(FewerSamples(trace, batch, 4), state_of(model), {}, 0)
+
+    def whole() -> Verifier:
+        return Verifier(StepLoss(trace, batch), state_of(model), {}, 0)
+
+    assert chooses(trace)
+    unread, read = OneWord(11), OneWord(10)
+    Screened(few, whole).measure([unread, read])
+    assert (unread.residual, read.residual) == (0.0, 0.0)  # what must not happen
+    Screened(few, whole, choosy=True).measure([unread, read])
+    assert unread.residual == 0.0
+    assert read.residual > 1e-5
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
