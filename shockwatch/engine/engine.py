@@ -29,6 +29,9 @@ PROBE_GRADIENTS, PROBE_PRODUCTS = 120.0, 6000.0
 """Gradients of the loss and inner products of two vectors that together take as long as one probe, about: the guess
 until one has been timed. On an MLP of 300,000 parameters the two are alike, elsewhere the gradients weigh more."""
 
+ADAPTIVE_GRADIENTS = 60.0
+"""Those that a probe of Adam takes besides: its path, and ten products at the parameters as stored."""
+
 
 class Engine:
     """Quotient, observables and indicators of one run; snapshots come in step order.
@@ -114,9 +117,9 @@ class Engine:
         if not self._step.inferred:
             self._step.quotient({n: t.to(self._step.device) for n, t in snapshot.state.items()})
         if self._probe_seconds is None:
-            self._probe_seconds = self._expected(snapshot.state)
+            self._probe_seconds = self._expected(snapshot.state, adaptive=snapshot.moments is not None)
 
-    def _expected(self, state: State) -> float:
+    def _expected(self, state: State, *, adaptive: bool) -> float:
         if self._step.loss is None or not self._room(state):
             return 0.0
         try:
@@ -124,7 +127,7 @@ class Engine:
         except Exception:
             # the probe will fail alike, and say so: that costs its own values only
             return 0.0
-        return PROBE_GRADIENTS * gradient + PROBE_PRODUCTS * product
+        return (PROBE_GRADIENTS + ADAPTIVE_GRADIENTS * adaptive) * gradient + PROBE_PRODUCTS * product
 
     def process(self, snapshot: Snapshot, probe: bool) -> Observation:
         """All scalars of one snapshot; with ``probe`` those of curvature too.

@@ -65,6 +65,7 @@ def test_a_group_that_cannot_be_applied_is_refused_alone(size: bool) -> None:
 
 
 def test_the_order_of_two_units_is_tried_and_not_only_the_identity() -> None:
+    torch.manual_seed(0)  # units that no datum reaches may be exchanged one-sidedly
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 3)).double()
     batch = (torch.randn(4, 3, dtype=torch.float64), torch.randint(3, (4,)))
     case = BY_NAME["mlp"]
