@@ -113,6 +113,25 @@ def arrival_drift(sightings: Sequence[Sighting]) -> tuple[float, float, float]:
     return slope, scatter / float(np.sqrt(((time - time.mean()) ** 2).sum())), scatter
 
 
+def followed(sightings: Sequence[Sighting], new: Sighting) -> tuple[list[Sighting], bool]:
+    """Those of ``sightings`` that are about the arrival ``new`` tells of, and ``new``.
+
+    The second value: whether the arrival of the last one came due and is said to be soon once more.
+    """
+    overdue = False
+    if sightings:
+        last = sightings[-1]
+        passed = new.training_time - last.training_time
+        due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
+        jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
+        if passed <= 0.0 or due or jumped:  # about another mode (or about nothing): start again
+            overdue = due and new.remaining <= _SOON * passed
+            sightings = []
+    # what was seen longer ago than the transition is ahead says little about it
+    recent = [s for s in sightings[:-2] if new.training_time - s.training_time <= new.remaining]
+    return [*recent, *sightings[-2:], new][-_MEMORY:], overdue
+
+
 class ArrivalForecaster:
     """Turns probes into forecasts; remembers the last few sightings of the mode that is on its way.
 
@@ -179,20 +198,9 @@ class ArrivalForecaster:
         return self._judge(remaining, weight * math.prod(w for w, _ in weights), probe, known)
 
     def _remember(self, new: Sighting) -> None:
-        self._overdue = False
-        if self._sightings:
-            last = self._sightings[-1]
-            passed = new.training_time - last.training_time
-            due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
-            jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
-            if passed <= 0.0 or due or jumped:  # about another mode (or about nothing): start again
-                self._overdue = due and new.remaining <= _SOON * passed
-                self._sightings = []
+        self._sightings, self._overdue = followed(self._sightings, new)
         ahead = -new.curvature * new.remaining
-        self._growth = max(self._growth, ahead) if self._sightings else ahead
-        # what was seen longer ago than the transition is ahead says little about it
-        recent = [s for s in self._sightings[:-2] if new.training_time - s.training_time <= new.remaining]
-        self._sightings = [*recent, *self._sightings[-2:], new][-_MEMORY:]
+        self._growth = max(self._growth, ahead) if len(self._sightings) > 1 else ahead
 
     @staticmethod
     def _lead(probe: Probe, time: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from shockwatch.curvature.ritz import Array
 from shockwatch.shock.adam_path import AdamPath
-from shockwatch.shock.arrival import Forecast, Sighting, arrival_drift
+from shockwatch.shock.arrival import Forecast, Sighting, arrival_drift, followed
 
 # What an AdamPath says: no, and full, evidence of
 _NO_RISE, _FULL_RISE = 0.15, 0.4  # e-foldings that the gradient has ahead of it, from its lowest to its peak
@@ -25,11 +25,8 @@ _FEW = 0.5  # evidence of one look, and of a trend between two
 _LEAST = 0.05  # below this evidence a forecast is not given
 
 # Which peaks are one and the same
-_JUMP = 0.5  # one that moves by more than this share of what is left, beyond the time passed, is another
 _SAME = 0.3  # of what is left, or of Adam's memory: so near to where it was expected it is the same
-_SOON = 2.0  # looks: one that came due and is now as near as this again was none
 _MEMORIES = 2.0  # of Adam: a new one nearer than that is where the last batches have pushed the run
-_MEMORY = 8  # sightings a trend is read from
 
 # How far off they may be, in shares of the way ahead where nothing else is said
 _STEP = 0.5  # steps: events fall on whole ones
@@ -123,7 +120,6 @@ class LookaheadForecaster:
 
     def __init__(self) -> None:
         self._sightings: list[Sighting] = []
-        self._overdue = False
 
     def update(self, path: AdamPath | None, step: int) -> Forecast:
         """Forecast from a new path, in steps; ``step`` is that of its first point. None: what was seen stays."""
@@ -139,8 +135,9 @@ class LookaheadForecaster:
         if peak is None:
             self._sightings = []
             return _none("the gradient has no peak as far as the look-ahead reaches")
-        self._remember(Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop))
-        if self._overdue:
+        new = Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop)
+        self._sightings, overdue = followed(self._sightings, new)
+        if overdue:
             return _none("the peak came due at the last look, and is said to be soon once more")
         open_ = _STRAIGHT + min(path.noise, _MOST_NOISE)
         known = _hypot(_STEP, open_ * peak.steps, _BETWEEN * peak.spacing)
@@ -161,19 +158,6 @@ class LookaheadForecaster:
         error = _hypot(scatter, _GOES_ON * peak.steps * max(abs(drift), drift_error), known)
         why = "" if trust >= 0.5 else "the predicted arrival still moves"
         return Forecast(peak.steps, error, peak.evidence * trust, why)
-
-    def _remember(self, new: Sighting) -> None:
-        self._overdue = False
-        if self._sightings:
-            last = self._sightings[-1]
-            passed = new.training_time - last.training_time
-            due = last.arrival <= new.training_time + 0.5 * passed < new.arrival
-            jumped = abs(new.arrival - last.arrival) > passed + _JUMP * max(new.remaining, last.remaining)
-            if passed <= 0.0 or due or jumped:  # about another peak: start again
-                self._overdue = due and new.remaining <= _SOON * passed
-                self._sightings = []
-        recent = [s for s in self._sightings[:-2] if new.training_time - s.training_time <= new.remaining]
-        self._sightings = [*recent, *self._sightings[-2:], new][-_MEMORY:]
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers, for a checkpoint."""
