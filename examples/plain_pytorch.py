@@ -30,7 +30,8 @@ def run(steps: int = 2000, folder: str = "shockwatch_runs") -> ShockMonitor:
     batch = (inputs, teacher(inputs).detach())
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     writer = SummaryWriter(f"{folder}/plain")
-    with ShockMonitor(student, loss_fn, optimizer, every_n_steps=20, writer=writer) as monitor:
+    # the run is short: look whatever it costs
+    with ShockMonitor(student, loss_fn, optimizer, every_n_steps=20, probe=1, writer=writer) as monitor:
         for _ in range(steps):
             loss = loss_fn(student, batch)
             optimizer.zero_grad()

@@ -63,12 +63,12 @@ class Recycled:
 
     @classmethod
     def of(cls, space: RitzSpace) -> Recycled:
-        """The pairs of largest ``|value|``, and both ends: at most 20, and no more than fit one GiB, but always two."""
+        """The pairs of largest ``|value|``, and two at each end: at most 20, no more than fit one GiB, but always the four."""
         values, coordinates = space.ritz()
         fit = _KEPT_BYTES // max(1, space.vector(coordinates[:, 0]).nbytes)
-        room = max(2, min(_MOST_KEPT, fit))
+        room = max(4, min(_MOST_KEPT, fit))
         order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
-        ends = {0, len(values) - 1}
+        ends = {i % len(values) for i in (0, -1, 1, -2)}
         kept = sorted(ends | set([i for i in order if i not in ends][: room - len(ends)]))
         return cls(values[kept], space.combination(coordinates[:, kept].T))
 
@@ -118,7 +118,9 @@ def extreme_eigenvalues(
     before = space.products
     least = 0 if recycled is not None else _LEAST_COLD
     if recycled is not None:
-        for index in (0, -1):
+        # two at each end: the second may have overtaken the first
+        count = len(recycled.vectors)
+        for index in dict.fromkeys(i % count for i in (0, -1, 1, -2)):
             if space.products < max_products:
                 space.add(recycled.vectors[index])
     while space.products < max_products:
