@@ -55,7 +55,7 @@ class Recycled:
 
     Attributes:
         values: ascending, shape ``(k,)``.
-        vectors: orthonormal rows, shape ``(k, dim)``; the first and the last belong to the ends of the spectrum.
+        vectors: orthonormal rows, shape ``(k, dim)``; the first two and the last two belong to the ends of the spectrum.
     """
 
     values: Array
@@ -63,7 +63,7 @@ class Recycled:
 
     @classmethod
     def of(cls, space: RitzSpace) -> Recycled:
-        """The pairs of largest ``|value|``, and two at each end: at most 20, no more than fit one GiB, but always the four."""
+        """The pairs of largest ``|value|``, and two at each end; at most 20 and one GiB, but always the four."""
         values, coordinates = space.ritz()
         fit = _KEPT_BYTES // max(1, space.vector(coordinates[:, 0]).nbytes)
         room = max(4, min(_MOST_KEPT, fit))

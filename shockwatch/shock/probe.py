@@ -81,7 +81,7 @@ def probe(
     *,
     most_products: int = MOST_PRODUCTS,
 ) -> Probe:
-    """Probe one point; on a plateau that was probed before 4 to 8 Hessian-vector products, elsewhere 10 to 30, and,
+    """Probe one point; on a plateau that was probed before 6 to 8 Hessian-vector products, elsewhere 10 to 30, and,
     where unstable, about 30 forward passes a direction.
 
     Args:

@@ -46,7 +46,7 @@ def frugal(
     """One space for all, which ends as soon as it holds both ends and the response of the gradient.
 
     It starts from the gradient, a random vector, without which a new direction would not be seen, and the recycled
-    ends: on a plateau these are all that it takes.
+    ends: on a plateau these six are all that it takes.
 
     Args:
         reduced: the reduced loss at one canonical point.

@@ -82,7 +82,8 @@ def train(folder: Path, journal: str, *callbacks: pl.Callback, resume: bool = Fa
     watch, *others = ours(alerts=RULES)
     trainer = pl.Trainer(
         # in single precision a probe asks for 2 %, and the first of a resumed run starts from nothing
-        accelerator="cpu", precision="64-true", max_epochs=STEPS, logger=logger, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", precision="64-true", max_epochs=STEPS, logger=logger,
+        enable_progress_bar=False, enable_model_summary=False,
         log_every_n_steps=1, default_root_dir=folder,
         callbacks=[
             watch, *others, *callbacks,
