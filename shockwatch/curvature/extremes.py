@@ -55,7 +55,7 @@ class Recycled:
 
     Attributes:
         values: ascending, shape ``(k,)``.
-        vectors: orthonormal rows, shape ``(k, dim)``; the first two and the last two belong to the ends of the spectrum.
+        vectors: orthonormal rows, shape ``(k, dim)``; two at each end belong to the ends of the spectrum.
     """
 
     values: Array
