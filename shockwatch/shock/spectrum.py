@@ -16,7 +16,7 @@ from shockwatch.shock.response import LinearResponse
 
 _GRADIENT_PRODUCTS, _NOISE_PRODUCTS = 16, 8  # where digits are wanted
 _FIRST_PRODUCTS = 8  # from the random vector, where nothing is recycled
-_MOST_RESPONSE = 8  # products for that; with five, networks in two stages cry wolf once in twelve probes
+_MOST_RESPONSE = 12  # products for that; with fewer a mixture of modes is taken for an event that has passed
 
 
 @dataclass(frozen=True)
