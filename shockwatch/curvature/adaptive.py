@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from shockwatch.curvature.extremes import ritz_error
 from shockwatch.curvature.preconditioned import flat_rates, preconditioned
-from shockwatch.curvature.ritz import Array, RitzSpace
+from shockwatch.curvature.ritz import RitzSpace
 from shockwatch.snapshot import Moments, State
 from shockwatch.tracing import StepLoss
 
 _RANDOM_PRODUCTS = 4  # without them a curvature that has overtaken the one known would not be seen
 _KEPT = 2  # vectors that the next point starts from
-_GAP_CEILING = (
-    0.5  # of the eigenvalue: the Ritz value below overstates the gap as long as it has not converged
-)
 
 
 class AdaptedLoss:
@@ -104,7 +101,7 @@ class AdaptedLoss:
         while space.products < most_products:
             values, _ = space.ritz()
             residual = space.residuals((-1,))[0]
-            if _error(values, float(residual.norm())) <= tolerance * abs(float(values[-1])):
+            if ritz_error(values, -1, float(residual.norm())) <= tolerance * abs(float(values[-1])):
                 break
             if not space.add(residual):
                 break
@@ -114,10 +111,3 @@ class AdaptedLoss:
 
 def _like(held: Moments, tensor: Tensor) -> Moments:
     return held.holding(part.to(tensor) for part in held.tensors())
-
-
-def _error(values: Array, residual: float) -> float:
-    """Of the top Ritz value."""
-    top = float(values[-1])
-    gap = min(top - float(values[-2]), _GAP_CEILING * abs(top)) if len(values) > 1 else 0.0
-    return min(residual, residual**2 / gap) if gap > 0.0 else (residual if math.isfinite(residual) else 0.0)

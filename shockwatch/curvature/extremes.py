@@ -68,8 +68,8 @@ class Recycled:
         fit = _KEPT_BYTES // max(1, space.vector(coordinates[:, 0]).nbytes)
         room = max(4, min(_MOST_KEPT, fit))
         order = sorted(range(len(values)), key=lambda i: -abs(values[i]))
-        ends = {i % len(values) for i in (0, -1, 1, -2)}
-        kept = sorted(ends | set([i for i in order if i not in ends][: room - len(ends)]))
+        ends = _ends(len(values))
+        kept = sorted({*ends, *[i for i in order if i not in ends][: room - len(ends)]})
         return cls(values[kept], space.combination(coordinates[:, kept].T))
 
     def correction(self, residual: Tensor, value: float, spread: float) -> Tensor:
@@ -119,8 +119,7 @@ def extreme_eigenvalues(
     least = 0 if recycled is not None else _LEAST_COLD
     if recycled is not None:
         # two at each end: the second may have overtaken the first
-        count = len(recycled.vectors)
-        for index in dict.fromkeys(i % count for i in (0, -1, 1, -2)):
+        for index in _ends(len(recycled.vectors)):
             if space.products < max_products:
                 space.add(recycled.vectors[index])
     while space.products < max_products:
@@ -154,6 +153,18 @@ def extreme_eigenvalues(
     )
 
 
+def ritz_error(values: Array, end: int, residual: float) -> float:
+    """Estimate ``min(r, r^2 / gap)`` of the error of the Ritz value at ``end``, 0 or -1, of ascending ``values``."""
+    value, neighbour = float(values[end]), (1 if end == 0 else -2) % len(values)
+    gap = min(abs(float(values[neighbour]) - value), _GAP_CEILING * abs(value))
+    return min(residual, residual**2 / gap) if gap > 0.0 else residual
+
+
+def _ends(count: int) -> list[int]:
+    """Two indices at each end, as far as there are so many."""
+    return list(dict.fromkeys(i % count for i in (0, -1, 1, -2)))
+
+
 def _value(space: RitzSpace, end: int) -> tuple[float, float]:
     values, _ = space.ritz()
     return float(values[end]), float(values[-1] - values[0])
@@ -164,12 +175,9 @@ def _worse_end(space: RitzSpace, tolerance: float) -> tuple[int, Tensor, float]:
     values, _ = space.ritz()
     spread = float(values[-1] - values[0])
     errors, residuals = {}, dict(zip((0, -1), space.residuals((0, -1)), strict=True))
-    for end, neighbour in ((0, 1), (-1, -2)):
-        value, size = abs(float(values[end])), float(residuals[end].norm())
-        gap = abs(float(values[neighbour % len(values)] - values[end]))
-        gap = min(gap, _GAP_CEILING * value)
-        error = min(size, size**2 / gap) if gap > 0.0 else size
-        allowed = tolerance * max(value, _ERROR_FLOOR * spread)
+    for end, residual in residuals.items():
+        error = ritz_error(values, end, float(residual.norm()))
+        allowed = tolerance * max(abs(float(values[end])), _ERROR_FLOOR * spread)
         errors[end] = error / allowed if allowed > 0.0 else (math.inf if error > 0.0 else 0.0)
     worst = max(errors, key=lambda end: errors[end])
     return worst, residuals[worst], errors[worst]

@@ -112,6 +112,12 @@ def spectral_measure(
     return SpectralMeasure.of(space, start)
 
 
+def horizontal_normal(like: Tensor, project: Operator, generator: torch.Generator) -> Tensor:
+    """A standard normal vector, projected; length, type and device are those of ``like``, shape ``(dim,)``."""
+    draw = torch.randn(like.numel(), generator=generator, dtype=like.dtype, device=generator.device)
+    return project(draw.to(like.device))
+
+
 def random_measure(
     operator: Operator,
     like: Tensor,
@@ -125,8 +131,7 @@ def random_measure(
     Raises:
         ValueError: if the horizontal space has dimension zero.
     """
-    draw = torch.randn(like.numel(), generator=generator, dtype=like.dtype, device=generator.device)
-    return spectral_measure(operator, project(draw.to(like.device)), products, project=project)
+    return spectral_measure(operator, horizontal_normal(like, project, generator), products, project=project)
 
 
 def local_entropy_gap(

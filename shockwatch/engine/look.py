@@ -16,13 +16,12 @@ from shockwatch.observables import Point
 from shockwatch.shock.adam_path import AdamPath, adam_path
 from shockwatch.shock.indicators import ShockIndicators
 from shockwatch.shock.lookahead import shows_enough
-from shockwatch.shock.probe import Probe, probe
+from shockwatch.shock.probe import LOOSE, Probe, probe
 from shockwatch.shock.residual import burgers_residual
 from shockwatch.snapshot import Picture, Snapshot, State
 from shockwatch.tracing import StepLoss
 
-# Relative accuracy of the extreme eigenvalues, for models in double and in single precision.
-_TIGHT, _LOOSE = 1e-9, 2e-2
+_TIGHT = 1e-9  # relative accuracy of the extreme eigenvalues for models in double precision; LOOSE for others
 
 
 class CurvatureLook:
@@ -60,7 +59,7 @@ class CurvatureLook:
         frozen = {n: cast(t, dtype) for n, t in self._step.frozen.items()}
         adapted = AdaptedLoss(loss, state, frozen, snapshot.moments)
         sharpness, self._sharpest, _ = adapted.sharpness(
-            self._sharpest, self._generator, _LOOSE, most_products=most_products
+            self._sharpest, self._generator, LOOSE, most_products=most_products
         )
         return {"raw/lr_lambda_max": sharpness}, adam_path(adapted, enough=shows_enough)
 
@@ -99,7 +98,7 @@ class CurvatureLook:
             reduced,
             self._recycled,
             self._generator,
-            _TIGHT if double else _LOOSE,
+            _TIGHT if double else LOOSE,
             most_products=most_products,
         )
         self._recycled = None if self.forgets else seen.recycled

@@ -135,7 +135,7 @@ class _Group:
     floor: Tensor
 
     def flatten(self, tensors: list[Tensor]) -> Tensor:
-        return torch.cat([tensors[i].reshape(-1) for i in self.indices])
+        return _flat([tensors[i] for i in self.indices])
 
     def unflatten(self, vector: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         parts = torch.split(vector, [shape.numel() for shape in self.shapes])

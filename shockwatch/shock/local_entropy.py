@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.curvature.ritz import Array
-from shockwatch.curvature.spectral_measure import SpectralMeasure
+from shockwatch.curvature.spectral_measure import SpectralMeasure, horizontal_normal
 from shockwatch.errors import require_float, require_positive_int
 
 _RESOLVED = 0.05  # largest share of the gradient that Lanczos may leave open
@@ -161,8 +161,7 @@ def monte_carlo(
     state = generator.get_state()
 
     def draw() -> Tensor:
-        xi = torch.randn(like.numel(), generator=generator, dtype=like.dtype, device=generator.device)
-        return loss.project(xi.to(like.device))
+        return horizontal_normal(like, loss.project, generator)
 
     reach = math.sqrt(2.0 * viscosity * time)
     here = loss.loss()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from shockwatch.curvature.reduced import ReducedLoss
+from shockwatch.curvature.spectral_measure import horizontal_normal
 from shockwatch.shock.hopf_lax import loss_spline
 from shockwatch.shock.probe import Probe
 
@@ -58,8 +59,7 @@ def burgers_residual(
     across = np.zeros(len(places))
     u = probe.direction
     for _ in range(pairs):
-        draw = torch.randn(u.numel(), generator=generator, dtype=u.dtype, device=generator.device)
-        xi = reduced.project(draw.to(u.device))
+        xi = horizontal_normal(u, reduced.project, generator)
         xi = xi - (xi @ u) * u
         length = float(xi.norm())
         if length == 0.0:  # the slice is the whole quotient

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shockwatch.curvature.extremes import ExtremeEigenvalues, Recycled, extreme_eigenvalues
 from shockwatch.curvature.reduced import ReducedLoss
 from shockwatch.curvature.ritz import RitzSpace
-from shockwatch.curvature.spectral_measure import SpectralMeasure, random_measure, spectral_measure
+from shockwatch.curvature.spectral_measure import (
+    SpectralMeasure,
+    horizontal_normal,
+    random_measure,
+    spectral_measure,
+)
 from shockwatch.shock.response import LinearResponse
 
 _GRADIENT_PRODUCTS, _NOISE_PRODUCTS = 16, 8  # where digits are wanted
@@ -60,8 +64,7 @@ def frugal(
     """
     gradient = reduced.gradient()
     space = RitzSpace(reduced.hvp, reduced.project, gradient)
-    draw = torch.randn(gradient.numel(), generator=generator, dtype=gradient.dtype, device=generator.device)
-    draw = reduced.project(draw.to(gradient.device))
+    draw = horizontal_normal(gradient, reduced.project, generator)
     norm = float(gradient.norm())
     response = None
     if norm > 0.0:
@@ -98,4 +101,4 @@ def thorough(
 
 
 def _inside(space: RitzSpace, vector: Tensor) -> SpectralMeasure:
-    return SpectralMeasure.of(space, np.asarray(space.coordinates(vector)))
+    return SpectralMeasure.of(space, space.coordinates(vector))

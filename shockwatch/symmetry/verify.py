@@ -65,10 +65,11 @@ class Screened:
             except (RuntimeError, ValueError, IndexError, KeyError, TypeError, NotImplementedError):
                 _log.debug("the step does not run on fewer samples", exc_info=True)
                 self._few = None
-        held = [] if self._few is None else [g for g in groups if holds(g, g.residual)]
-        if held and self._choosy and not self._on(self._whole).confirms(held):
-            held = []
-        doubtful = [group for group in groups if group not in held]
+        doubtful = groups
+        if self._few is not None:
+            held = [group for group in groups if holds(group, group.residual)]
+            if not (held and self._choosy) or self._on(self._whole).confirms(held):
+                doubtful = [group for group in groups if not holds(group, group.residual)]
         if doubtful:
             self._on(self._whole).measure(doubtful)
 
