@@ -71,15 +71,18 @@ class Forecast:
     reason: str = ""
 
 
-def _none(reason: str) -> Forecast:
+def no_forecast(reason: str) -> Forecast:
+    """None, and why."""
     return Forecast(math.nan, math.nan, 0.0, reason)
 
 
-def _ramp(value: float, low: float, high: float) -> float:
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to ``low``, 1 from ``high`` on, straight between."""
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _hypot(*parts: float) -> float:
+def hypot(*parts: float) -> float:
+    """Root of the sum of squares."""
     return math.sqrt(sum(part**2 for part in parts))
 
 
@@ -88,7 +91,7 @@ def _resolution(probe: Probe, pace: Pace | None) -> float:
     if pace is None:
         return 0.0
     delay = float(pace.delay(np.array([-probe.curvature]))[0])
-    return pace.time_per_step * _hypot(_STEP, _DELAYED * delay)
+    return pace.time_per_step * hypot(_STEP, _DELAYED * delay)
 
 
 def arrival_drift(sightings: Sequence[Sighting]) -> tuple[float, float, float]:
@@ -132,6 +135,48 @@ def followed(sightings: Sequence[Sighting], new: Sighting) -> tuple[list[Sightin
     return [*recent, *sightings[-2:], new][-_MEMORY:], overdue
 
 
+@dataclass(frozen=True)
+class Trend:
+    """How the predicted arrival has held.
+
+    Attributes:
+        trust: in [0, 1].
+        drift: per unit of time passed, its size or its error, whichever is larger.
+        scatter: about the drift.
+    """
+
+    trust: float
+    drift: float
+    scatter: float
+
+
+def trend_of(sightings: Sequence[Sighting], trust: float = 1.0) -> Trend | None:
+    """That of two sightings or more; None where the arrival recedes.
+
+    Args:
+        trust: what there is before they are looked at.
+    """
+    drift, drift_error, scatter = arrival_drift(sightings)
+    if drift >= _BROKEN:
+        return None
+    if math.isnan(drift_error):
+        trust, drift_error, scatter = _FEW * trust, abs(drift), 0.0
+    limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
+    trust *= 1.0 - ramp(abs(drift) + drift_error, *limits)
+    watched, remaining = sightings[-1].training_time - sightings[0].training_time, sightings[-1].remaining
+    trust *= 1.0 if watched >= remaining else ramp(watched / remaining, _NO_SPAN, _FULL_SPAN)
+    return Trend(trust, max(abs(drift), drift_error), scatter)
+
+
+def steady_forecast(remaining: float, error: float, evidence: float, trust: float) -> Forecast:
+    """One that rests on a `Trend`, as far as that is trusted."""
+    if evidence * trust <= _LEAST:
+        return no_forecast("the predicted arrival has not held still for long enough to trust it")
+    return Forecast(
+        remaining, error, evidence * trust, "" if trust >= 0.5 else "the predicted arrival still moves"
+    )
+
+
 class ArrivalForecaster:
     """Turns probes into forecasts; remembers the last few sightings of the mode that is on its way.
 
@@ -157,42 +202,44 @@ class ArrivalForecaster:
         self._probes += 1
         if not probe.unstable:
             self._sightings = []
-            return _none("no direction is unstable beyond the Lanczos residual")
+            return no_forecast("no direction is unstable beyond the Lanczos residual")
         if probe.gradient_measure is None:
             self._sightings = []
-            return _none("the gradient is zero: nothing says when the unstable direction is left")
+            return no_forecast("the gradient is zero: nothing says when the unstable direction is left")
         if probe.slice is None:
             self._sightings = []
-            return _none("the loss turns up at once along the unstable direction")
+            return no_forecast("the loss turns up at once along the unstable direction")
         remaining, place = time_to_steepest(probe.slice, pace)
         if not math.isfinite(remaining):
             self._sightings = []
-            return _none("the slice along the unstable direction has no steepest point ahead")
+            return no_forecast("the slice along the unstable direction has no steepest point ahead")
         gain = -float(probe.slice.slope_at(np.array([place]))[0]) / probe.gradient_norm
         weights = (
             (
-                _ramp(probe.slice.relative_drop, _NO_DROP, _FULL_DROP),
+                ramp(probe.slice.relative_drop, _NO_DROP, _FULL_DROP),
                 "the unstable direction carries away less than a few per cent of the loss",
             ),
             (
-                _ramp(gain, _NO_GAIN, _FULL_GAIN),
+                ramp(gain, _NO_GAIN, _FULL_GAIN),
                 "even at its steepest the unstable direction would descend much slower than the run does now",
             ),
             (
-                _ramp(self._lead(probe, remaining), _NO_LEAD, _FULL_LEAD),
+                ramp(self._lead(probe, remaining), _NO_LEAD, _FULL_LEAD),
                 "the unstable part of the gradient does not lead by the time it would arrive",
             ),
         )
         weight, reason = min(weights)
         if weight <= _LEAST:
-            return _none(reason)
+            return no_forecast(reason)
         self._remember(Sighting(step, training_time, remaining, probe.curvature, probe.share))
-        weight = _ramp(self._growth, _NO_GROWTH, _FULL_GROWTH)
+        weight = ramp(self._growth, _NO_GROWTH, _FULL_GROWTH)
         if weight <= _LEAST:
-            return _none("the unstable mode has no e-folding of growth ahead of it: a slope, not a plateau")
+            return no_forecast(
+                "the unstable mode has no e-folding of growth ahead of it: a slope, not a plateau"
+            )
         # of an eigenvalue the error is quadratic in its residual, with a gap of about half of itself
         loose = probe.residual_min / probe.lambda_min
-        known = _hypot(
+        known = hypot(
             remaining * loose * min(1.0, 2.0 * abs(loose)), _resolution(probe, pace), _STRAIGHT * remaining
         )
         return self._judge(remaining, weight * math.prod(w for w, _ in weights), probe, known)
@@ -211,32 +258,22 @@ class ArrivalForecaster:
         """The forecast; ``known`` is the part of its error that needs no past."""
         settling = min(remaining, -1.0 / probe.curvature)
         if self._overdue:
-            return _none("the arrival came due at the last probe, and is said to be soon once more")
+            return no_forecast("the arrival came due at the last probe, and is said to be soon once more")
         if len(self._sightings) < 2:
-            evidence *= _FEW * _ramp(probe.share, _NO_SHARE, _FULL_SHARE)
+            evidence *= _FEW * ramp(probe.share, _NO_SHARE, _FULL_SHARE)
             if evidence <= _LEAST:
-                return _none("a new unstable direction: one probe is not enough to forecast by")
-            error = _hypot(_BROKEN * settling, known)
+                return no_forecast("a new unstable direction: one probe is not enough to forecast by")
+            error = hypot(_BROKEN * settling, known)
             if self._probes == 1:
                 return Forecast(remaining, error, 0.0, "one probe so far: no trend to judge the forecast by")
             return Forecast(remaining, error, evidence, "a new unstable direction, seen once")
-        drift, drift_error, scatter = arrival_drift(self._sightings)
-        if drift >= _BROKEN:
-            return _none("the arrival recedes as time passes: the curvature relaxes before the mode leads")
-        if math.isnan(drift_error):
-            trust, drift_error, scatter = _FEW, abs(drift), 0.0
-        else:
-            trust = 1.0
-        limits = (_STEADY, _BROKEN) if drift > 0.0 else _EARLIER
-        trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
-        watched = self._sightings[-1].training_time - self._sightings[0].training_time
-        trust *= 1.0 if watched >= remaining else _ramp(watched / remaining, _NO_SPAN, _FULL_SPAN)
-        if evidence * trust <= _LEAST:
-            return _none("the predicted arrival has not held still for long enough to trust it")
-        error = _hypot(scatter, settling * max(abs(drift), drift_error), known)
-        return Forecast(
-            remaining, error, evidence * trust, "" if trust >= 0.5 else "the predicted arrival still moves"
-        )
+        trend = trend_of(self._sightings)
+        if trend is None:
+            return no_forecast(
+                "the arrival recedes as time passes: the curvature relaxes before the mode leads"
+            )
+        error = hypot(trend.scatter, settling * trend.drift, known)
+        return steady_forecast(remaining, error, evidence, trend.trust)
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers, for a checkpoint."""

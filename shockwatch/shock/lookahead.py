@@ -10,7 +10,16 @@ import numpy as np
 
 from shockwatch.curvature.ritz import Array
 from shockwatch.shock.adam_path import AdamPath
-from shockwatch.shock.arrival import Forecast, Sighting, arrival_drift, followed
+from shockwatch.shock.arrival import (
+    Forecast,
+    Sighting,
+    followed,
+    hypot,
+    no_forecast,
+    ramp,
+    steady_forecast,
+    trend_of,
+)
 
 # What an AdamPath says: no, and full, evidence of
 _NO_RISE, _FULL_RISE = 0.15, 0.4  # e-foldings that the gradient has ahead of it, from its lowest to its peak
@@ -18,10 +27,7 @@ _NO_FALL, _FULL_FALL = 0.05, 0.15  # and that it falls behind the peak, as far a
 _NO_DROP, _FULL_DROP = 0.1, 0.3  # share of today's loss that is gone by then
 _NO_LONE_DROP, _FULL_LONE_DROP = 0.4, 0.7  # the same for a peak seen only once
 _ALL_OWN, _SHARED = 0.2, 0.08  # `AdamPath.foreign`
-_BROKEN, _STEADY = 0.5, 0.15  # share of the time passed by which the predicted arrival recedes
-_LATE, _EARLY = 0.9, 0.3  # the same for one that comes nearer faster than time passes
-_NO_SPAN, _FULL_SPAN = 0.03, 0.15  # time watched over time forecast
-_FEW = 0.5  # evidence of one look, and of a trend between two
+_FEW = 0.5  # evidence of one look
 _LEAST = 0.05  # below this evidence a forecast is not given
 
 # Which peaks are one and the same
@@ -60,9 +66,9 @@ class Peak:
     def evidence(self) -> float:
         """In [0, 1]: how far it stands out."""
         return (
-            _ramp(self.rise, _NO_RISE, _FULL_RISE)
-            * _ramp(self.fall, _NO_FALL, _FULL_FALL)
-            * _ramp(self.drop, _NO_DROP, _FULL_DROP)
+            ramp(self.rise, _NO_RISE, _FULL_RISE)
+            * ramp(self.fall, _NO_FALL, _FULL_FALL)
+            * ramp(self.drop, _NO_DROP, _FULL_DROP)
         )
 
 
@@ -124,40 +130,30 @@ class LookaheadForecaster:
     def update(self, path: AdamPath | None, step: int) -> Forecast:
         """Forecast from a new path, in steps; ``step`` is that of its first point. None: what was seen stays."""
         if path is None:
-            return _none("what Adam holds did not come with this snapshot")
-        shared = 1.0 - _ramp(path.foreign, _SHARED, _ALL_OWN)
+            return no_forecast("what Adam holds did not come with this snapshot")
+        shared = 1.0 - ramp(path.foreign, _SHARED, _ALL_OWN)
         if shared <= _LEAST:
             self._sightings = []
-            return _none("most of the batch's gradient is its own: its path is not that of the run")
+            return no_forecast("most of the batch's gradient is its own: its path is not that of the run")
         last = self._sightings[-1] if self._sightings else None
         expected, risen = (last.arrival - step, -last.curvature * last.remaining) if last else (math.nan, 0.0)
         peak = first_peak(path, expected, risen)
         if peak is None:
             self._sightings = []
-            return _none("the gradient has no peak as far as the look-ahead reaches")
+            return no_forecast("the gradient has no peak as far as the look-ahead reaches")
         new = Sighting(step, float(step), peak.steps, -peak.rise / peak.steps, peak.drop)
         self._sightings, overdue = followed(self._sightings, new)
         if overdue:
-            return _none("the peak came due at the last look, and is said to be soon once more")
+            return no_forecast("the peak came due at the last look, and is said to be soon once more")
         open_ = _STRAIGHT + min(path.noise, _MOST_NOISE)
-        known = _hypot(_STEP, open_ * peak.steps, _BETWEEN * peak.spacing)
+        known = hypot(_STEP, open_ * peak.steps, _BETWEEN * peak.spacing)
         if len(self._sightings) < 2:
             return _seen_once(peak, path, known, shared)
-        drift, drift_error, scatter = arrival_drift(self._sightings)
-        if drift >= _BROKEN:
-            return _none("the peak recedes as time passes")
-        trust = shared
-        if math.isnan(drift_error):
-            trust, drift_error, scatter = _FEW * shared, abs(drift), 0.0
-        limits = (_STEADY, _BROKEN) if drift > 0.0 else (_EARLY, _LATE)
-        trust *= 1.0 - _ramp(abs(drift) + drift_error, *limits)
-        watched = self._sightings[-1].training_time - self._sightings[0].training_time
-        trust *= _ramp(watched / peak.steps, _NO_SPAN, _FULL_SPAN)
-        if peak.evidence * trust <= _LEAST:
-            return _none("the predicted arrival has not held still for long enough to trust it")
-        error = _hypot(scatter, _GOES_ON * peak.steps * max(abs(drift), drift_error), known)
-        why = "" if trust >= 0.5 else "the predicted arrival still moves"
-        return Forecast(peak.steps, error, peak.evidence * trust, why)
+        trend = trend_of(self._sightings, shared)
+        if trend is None:
+            return no_forecast("the peak recedes as time passes")
+        error = hypot(trend.scatter, _GOES_ON * peak.steps * trend.drift, known)
+        return steady_forecast(peak.steps, error, peak.evidence, trend.trust)
 
     def state_dict(self) -> dict[str, object]:
         """Plain numbers, for a checkpoint."""
@@ -176,14 +172,10 @@ class LookaheadForecaster:
 
 
 def _seen_once(peak: Peak, path: AdamPath, known: float, shared: float) -> Forecast:
-    alone = shared * _FEW * peak.evidence * _ramp(peak.drop, _NO_LONE_DROP, _FULL_LONE_DROP)
+    alone = shared * _FEW * peak.evidence * ramp(peak.drop, _NO_LONE_DROP, _FULL_LONE_DROP)
     if alone <= _LEAST or peak.steps < _MEMORIES * path.memory:
-        return _none("a new peak: one look is not enough to forecast by")
-    return Forecast(peak.steps, _hypot(known, _LONE * peak.steps), alone, "a new peak, seen once")
-
-
-def _none(reason: str) -> Forecast:
-    return Forecast(math.nan, math.nan, 0.0, reason)
+        return no_forecast("a new peak: one look is not enough to forecast by")
+    return Forecast(peak.steps, hypot(known, _LONE * peak.steps), alone, "a new peak, seen once")
 
 
 def _top(steps: Array, logs: Array) -> float:
@@ -192,11 +184,3 @@ def _top(steps: Array, logs: Array) -> float:
     fa, fb = logs[0] - logs[1], logs[2] - logs[1]
     bend = (fa / a - fb / b) / (a - b)
     return float(steps[1] - 0.5 * (fa / a - bend * a) / bend) if bend < 0.0 else float(steps[1])
-
-
-def _ramp(value: float, low: float, high: float) -> float:
-    return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def _hypot(*parts: float) -> float:
-    return math.sqrt(sum(part**2 for part in parts))
